@@ -1,0 +1,1 @@
+"""The scheduling half of the engine. Imports no torch and reads no clock."""

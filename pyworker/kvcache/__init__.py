@@ -1,0 +1,1 @@
+"""The paged KV cache's books: blocks, hashes, who holds what. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Model families, and what finds, converts and loads a model."""

@@ -1,0 +1,1 @@
+"""What computes a step: torch and a backend, or the simulator."""

@@ -1,0 +1,1 @@
+"""The fused operations of a layer, each backend in one file."""
