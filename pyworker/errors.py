@@ -65,6 +65,24 @@ class InvalidRequest(SlackwaterError):
         super().__init__(message)
 
 
+class DuplicateAttempt(SlackwaterError):
+    """The same attempt of a live request was submitted twice: the one who submits has lost count."""
+
+    def __init__(self, request_id: str, attempt: int) -> None:
+        self.request_id = request_id
+        self.attempt = attempt
+        super().__init__(f"attempt {attempt} of request {request_id} was submitted twice")
+
+
+class EngineFailed(SlackwaterError):
+    """Steps keep failing as a whole, so the fault is not one request's. The process must end."""
+
+    def __init__(self, what: str, window_micros: int) -> None:
+        self.what = what
+        self.window_micros = window_micros
+        super().__init__(f"a second step failed within {window_micros} us: {what}")
+
+
 class IntegrityError(SlackwaterError):
     """The engine's own books do not add up. It must refuse new work and end."""
 

@@ -16,7 +16,12 @@ class SchedulerOutput:
 
     A prefill chunk, a decode step, a draft and an offline row are the same thing here. Order is the batch's order:
     online rows first. `requests` holds every scheduled request by id; `new_requests` those new to the runner;
-    `finished_ids` those whose rows it can free.
+    `finished_ids` those whose rows it can free, before it takes the new ones: a preempted request is in both in turn,
+    and so is one that was replaced by a higher attempt. After a failed step an id may come as new, or as finished, a
+    second time.
+
+    The runner computes `n` tokens of a request from position `num_computed_tokens` on, and samples one token if and
+    only if that reaches `num_tokens`; its output position is `len(output_ids)`. It changes nothing in the request.
     """
 
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
@@ -71,6 +76,11 @@ class RequestOutput:
     finish: FinishReason | None = None
     error_code: str | None = None
     error_message: str = ""
+
+
+def cancelled_output(request_id: str, attempt: int, start: int = 0) -> RequestOutput:
+    """The answer to a cancel; whoever is told to cancel a request that no engine has says the same."""
+    return RequestOutput(request_id, attempt, start, finish=FinishReason.CANCELLED)
 
 
 @dataclass(slots=True)

@@ -61,7 +61,8 @@ class Request:
     """One sequence in the engine. `output_ids` holds the history too where the request was resumed from elsewhere.
 
     `num_computed_tokens` counts positions whose KV is in the cache; `credit_up_to` is the output position up to which
-    tokens may be produced. The scheduler owns every mutable field.
+    tokens may be produced; `arrival` numbers requests in the order in which the engine took them. The scheduler owns
+    every mutable field.
     """
 
     request_id: str
@@ -77,6 +78,7 @@ class Request:
     status: RequestStatus = RequestStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
+    arrival: int = 0
     block_table: list[KVCacheBlock] = field(default_factory=list)
 
     @property
@@ -88,6 +90,11 @@ class Request:
     def num_tokens(self) -> int:
         """Prompt and output tokens known so far."""
         return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether the next output token may be produced."""
+        return len(self.output_ids) < self.credit_up_to
 
     def token_ids(self, start: int, stop: int) -> list[int]:
         """Known tokens at positions `start..stop`, prompt first."""

@@ -1,0 +1,51 @@
+"""Who waits, and who is next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pyworker.engine.request import RequestStatus
+
+if TYPE_CHECKING:
+    from pyworker.engine.request import Request
+
+
+class OrderPolicy(Protocol):
+    """The order of waiting requests."""
+
+    def key(self, request: Request, now: int) -> tuple[int, ...]:
+        """Smaller goes first; equal keys go by arrival. `now` in microseconds."""
+
+
+class FirstComeFirstServed:
+    """By arrival, but those whose clients have already seen tokens go first: preempted ones, and resumed ones."""
+
+    def key(self, request: Request, now: int) -> tuple[int, ...]:  # noqa: ARG002 the protocol's signature
+        """0 for a request that was under way before, 1 for a fresh one."""
+        under_way = request.status is RequestStatus.PREEMPTED or bool(request.output_ids)
+        return (0 if under_way else 1,)
+
+
+class WaitingQueue:
+    """Requests that hold no blocks, in the order of a policy."""
+
+    def __init__(self, policy: OrderPolicy) -> None:
+        self._policy = policy
+        self._requests: dict[str, Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Let a request wait."""
+        self._requests[request.request_id] = request
+
+    def remove(self, request: Request) -> None:
+        """Take a request out. Does nothing if it does not wait."""
+        if self._requests.get(request.request_id) is request:
+            del self._requests[request.request_id]
+
+    def in_order(self, now: int) -> list[Request]:
+        """All that wait, next one first."""
+        key = self._policy.key
+        return sorted(self._requests.values(), key=lambda request: (key(request, now), request.arrival))

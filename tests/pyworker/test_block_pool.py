@@ -1,0 +1,91 @@
+"""The pool alone: order of the free list, holders, what is found, and what the books refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyworker.errors import IntegrityError
+from pyworker.kvcache.block_pool import BlockPool
+
+
+def free_ids(pool: BlockPool) -> list[int]:
+    return [block.block_id for block in pool.free_list]
+
+
+def test_the_null_block_is_never_handed_out() -> None:
+    pool = BlockPool(4)
+    assert [block.block_id for block in pool.get(3)] == [1, 2, 3]
+    assert pool.num_free == 0
+
+
+def test_asking_for_more_than_is_free_takes_nothing() -> None:
+    pool = BlockPool(4)
+    pool.get(1)
+    with pytest.raises(IntegrityError):
+        pool.get(3)
+    assert free_ids(pool) == [2, 3]
+
+
+def test_known_content_goes_behind_all_free_blocks_and_unknown_content_before_them() -> None:
+    pool = BlockPool(6)
+    known, unknown, _ = pool.get(3)
+    pool.store(known, 11, 0, 0, [1, 2])
+    pool.release([known, unknown])
+    assert free_ids(pool) == [2, 4, 5, 1]
+
+
+def test_a_touched_block_leaves_the_free_list_and_keeps_its_content_until_it_is_taken() -> None:
+    pool = BlockPool(3)
+    (block,) = pool.get(1)
+    pool.store(block, 11, 5, 0, [1, 2])
+    pool.release([block])
+    assert pool.lookup(5, 11) is block
+    assert pool.lookup(0, 11) is None
+    pool.touch([block])
+    assert (free_ids(pool), block.ref_count) == ([2], 1)
+    pool.release([block])
+    assert [taken.block_id for taken in pool.get(2)] == [2, 1]
+    assert (pool.lookup(5, 11), block.content, pool.num_cached) == (None, None, 0)
+
+
+def test_equal_content_has_one_content_id_and_the_first_block_is_found() -> None:
+    pool = BlockPool(5)
+    first, second, other = pool.get(3)
+    pool.store(first, 11, 0, 0, [1, 2])
+    pool.store(second, 11, 0, 0, [1, 2])
+    pool.store(other, 11, 0, 0, [3, 4])  # a collision: another text under the same hash
+    contents = [block.content.content_id for block in (first, second, other) if block.content]
+    assert contents == [1, 1, 2]
+    assert pool.lookup(0, 11) is first
+    pool.release([second, other])
+    pool.get(4 - 1)
+    assert pool.lookup(0, 11) is first
+
+
+def test_releasing_what_nobody_holds_is_refused() -> None:
+    pool = BlockPool(3)
+    (block,) = pool.get(1)
+    pool.release([block])
+    with pytest.raises(IntegrityError):
+        pool.release([block])
+
+
+@pytest.mark.parametrize("breach", ["held_but_free", "leaked", "counted_twice", "off_the_list", "wrong_name"])
+def test_check_sees_each_kind_of_breach(breach: str) -> None:
+    pool = BlockPool(4)
+    one, two = pool.get(2)
+    pool.store(one, 11, 0, 0, [1, 2])
+    held = {one.block_id: 1, two.block_id: 1}
+    pool.check(held)
+    if breach == "held_but_free":
+        pool.release([two])
+    elif breach == "leaked":
+        del held[two.block_id]
+    elif breach == "counted_twice":
+        two.ref_count = 2
+    elif breach == "off_the_list":
+        pool.free_list.remove(pool.blocks[3])
+    else:
+        one.content = None
+    with pytest.raises(IntegrityError):
+        pool.check(held)

@@ -1,0 +1,35 @@
+"""Reading one figure of `/metrics`, and waiting until it is what it shall be."""
+
+from __future__ import annotations
+
+from support.http import call
+
+
+class NotReached(AssertionError):
+    """A figure did not become what was waited for."""
+
+
+def value(base: str, series: str, default: float | None = None) -> float:
+    """The value of one series, named with its labels as the page writes them.
+
+    Raises:
+        KeyError: the page has no such series and there is no default.
+    """
+    for line in call(base, "GET", "/metrics").body.decode().splitlines():
+        if line.startswith(f"{series} "):
+            return float(line.rsplit(" ", 1)[1])
+    if default is None:
+        raise KeyError(series)
+    return default
+
+
+def wait_for_value(base: str, series: str, wanted: float, reads: int = 2000) -> None:
+    """Read the page until the series has the value. Each read is a round trip to the server, which publishes its
+    figures five times a second; the number of reads only keeps a broken server from hanging the test.
+    """
+    seen: float | None = None
+    for _ in range(reads):
+        seen = value(base, series, default=float("nan"))
+        if seen == wanted:
+            return
+    raise NotReached(f"{series} is {seen}, not {wanted}")
