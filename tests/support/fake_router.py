@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING, Self
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
+
 from pyworker.wire import messages as wire
 from pyworker.wire.frame import Message, decode, encode, seq_of
-from zmq.utils.monitor import recv_monitor_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,15 +47,17 @@ class FakeRouter:
     def listen(self) -> None:
         """Take connections (again)."""
         self.socket = self._context.socket(zmq.ROUTER)
-        self.socket.linger = 0
+        self.socket.linger = 1_000  # the last word is written out
         self._monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket.bind(self.endpoint)
 
     def cut(self) -> None:
-        """Close all connections and stop listening."""
+        """Close all connections and stop listening. Idempotent."""
+        if self.socket.closed:
+            return
         self.socket.disable_monitor()
         self._monitor.close(linger=0)
-        self.socket.close(linger=0)
+        self.socket.close()
 
     def hello(self) -> FakeLink:
         """The next worker's link, once it has said HELLO. What older links left behind is skipped."""
@@ -86,8 +89,7 @@ class FakeRouter:
 
     def close(self) -> None:
         """Let go of everything."""
-        if not self.socket.closed:
-            self.cut()
+        self.cut()
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -151,7 +153,13 @@ class FakeLink:
                 self.stats.append(body)
 
     def submit(
-        self, request_id: str, prompt: Sequence[int], history: Sequence[int] = (), *, attempt: int = 1, **changes: object
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        history: Sequence[int] = (),
+        *,
+        attempt: int = 1,
+        **changes: object,
     ) -> wire.Submit:
         """Send a `Submit`. `changes` are its fields or those of its parameters."""
         body = make_submit(request_id, attempt, len(history), **changes)

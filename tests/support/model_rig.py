@@ -6,11 +6,19 @@ import functools
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from pyworker.engine.core import EngineCore
+from pyworker.engine.outputs import SchedulerOutput
 from pyworker.engine.request import Request, SamplingParams
+from pyworker.models.loader import Weights
 from pyworker.models.prepare import prepare
+from pyworker.models.registry import load_model, read_config
+from pyworker.runner.backends.base import BLOCK_SIZE
+from pyworker.runner.backends.reference import ReferenceBackend
+from pyworker.runner.batch import BatchBuilder
 from pyworker.runner.build import BuiltRunner, build_runner
 from pyworker.runner.memory import Limits
 from support.engine_rig import UNLIMITED, RecordingHost, Rig, VirtualClock
@@ -18,7 +26,10 @@ from support.engine_rig import UNLIMITED, RecordingHost, Rig, VirtualClock
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
+
+    from pyworker.kvcache.block_pool import KVCacheBlock
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True)
 
@@ -86,3 +97,22 @@ def transformers_greedy(folder: Path, prompt: list[int], length: int) -> list[in
         )
     tokens: list[int] = out[0, len(prompt) :].tolist()
     return tokens
+
+
+class Block:
+    """All that the runner reads of a `KVCacheBlock`."""
+
+    def __init__(self, block_id: int) -> None:
+        self.block_id = block_id
+
+
+def logits_of(folder: Path, prompt: list[int]) -> NDArray[np.float32]:
+    """Our logits after every position of a prompt, f32 `[n, V]`, by the reference backend in one chunk."""
+    backend = ReferenceBackend()
+    model = load_model(read_config(folder), Weights(folder), backend)
+    num_blocks = -(-len(prompt) // BLOCK_SIZE)
+    request = Request("a", 0, prompt, GREEDY)
+    request.block_table.extend(cast("list[KVCacheBlock]", [Block(index + 1) for index in range(num_blocks)]))
+    batch = BatchBuilder(1, len(prompt), num_blocks).build(SchedulerOutput({"a": len(prompt)}, {"a": request}))
+    batch.logit_rows = np.arange(len(prompt), dtype=np.int32)
+    return model.forward(backend, batch, backend.kv_cache(model.kv_spec, num_blocks + 1), lambda: None)

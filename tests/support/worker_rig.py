@@ -50,9 +50,12 @@ class GatedEngine:
         self._permits = threading.Semaphore(0)
         self._open = False
         self.steps = 0
-        self.waits = threading.Event()
-        """Set once the engine stands at the gate."""
+        self._arrivals = threading.Semaphore(0)
         self.fails: Exception | None = None
+
+    def await_gate(self) -> None:
+        """Wait until the engine stands at the gate, once more for each call."""
+        assert self._arrivals.acquire(timeout=PATIENCE)
 
     def allow(self, steps: int) -> None:
         """Let it do so many steps more."""
@@ -86,7 +89,7 @@ class GatedEngine:
             raise self.fails
         stats = self._engine.stats()
         if not self._open and stats.num_running + stats.num_waiting:
-            self.waits.set()
+            self._arrivals.release()
             assert self._permits.acquire(timeout=PATIENCE)
         return self._engine.step()
 
@@ -117,6 +120,7 @@ def running(router: FakeRouter, engine: Engine, settings: LinkSettings = SETTING
             worker.abandon()
             if isinstance(engine, GatedEngine):
                 engine.open()
+            router.cut()  # a router hangs up when it is told Bye
 
 
 class RunningWorker:

@@ -1,0 +1,181 @@
+"""`tiny`: a Llama model small enough for tests, built and not downloaded, the same to the byte everywhere.
+
+Its vocabulary is the 256 bytes, each its own id, then special tokens. Its weights come from the counter-based
+generator, keyed by each parameter's name, so it has opinions but no knowledge: the head favours printable text and
+leaves clear margins between the best candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import xxhash
+from numpy.typing import NDArray
+
+from pyworker.models.llama_config import LlamaConfig
+from pyworker.runner.philox import DOMAIN_WEIGHTS, philox4x32, uniform
+
+REVISION = 1
+"""Changes whenever the files written here would."""
+
+VOCAB = 512
+END_OF_TEXT, IM_START, IM_END = 256, 257, 258
+
+CONFIG = LlamaConfig(
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=VOCAB,
+    rms_norm_eps=1e-5,
+    rope_theta=10_000.0,
+    max_position_embeddings=2048,
+    tie_word_embeddings=False,
+)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def write_tiny(folder: Path) -> None:
+    """Write the model folder into `folder`, which exists and is empty."""
+    from safetensors.numpy import save_file
+
+    tensors = {name: _weights(name, shape) for name, shape in CONFIG.tensor_shapes().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", _config())
+    _write_json(folder / "generation_config.json", {"bos_token_id": END_OF_TEXT, "eos_token_id": [IM_END, END_OF_TEXT]})
+    _write_json(folder / "tokenizer.json", _tokenizer())
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config())
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+def _weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Uniform weights of a given spread; a norm's are spread about 1."""
+    key = xxhash.xxh3_64_intdigest(name.encode())
+    count = math.prod(shape)
+    counter = np.zeros((-(-count // 4), 4), dtype=np.uint32)
+    counter[:, 0] = np.arange(len(counter))
+    counter[:, 3] = DOMAIN_WEIGHTS
+    signed = uniform(philox4x32(key, counter)).ravel()[:count].reshape(shape) * 2.0 - 1.0
+    if len(shape) == 1:
+        return (1.0 + 0.25 * signed).astype(np.float32)
+    weights = signed * (math.sqrt(3.0) * _spread(name, shape))
+    if name == "lm_head.weight":
+        weights *= _favour()[:, None]
+    return weights.astype(np.float32)
+
+
+def _spread(name: str, shape: tuple[int, ...]) -> float:
+    """Standard deviation of a matrix: each layer's output is about as large as its input."""
+    if name == "model.embed_tokens.weight":
+        return 1.0
+    return (4.0 if name == "lm_head.weight" else 1.6) / math.sqrt(shape[1])
+
+
+def _favour() -> NDArray[np.float64]:
+    """Factor on each row of the head: printable text speaks loudest, special tokens hardly ever."""
+    factors = np.full(VOCAB, 0.25)
+    factors[:256] = 0.5
+    factors[32:127] = 1.0
+    return factors
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": CONFIG.hidden_size,
+        "intermediate_size": CONFIG.intermediate_size,
+        "num_hidden_layers": CONFIG.num_hidden_layers,
+        "num_attention_heads": CONFIG.num_attention_heads,
+        "num_key_value_heads": CONFIG.num_key_value_heads,
+        "head_dim": CONFIG.head_dim,
+        "vocab_size": CONFIG.vocab_size,
+        "rms_norm_eps": CONFIG.rms_norm_eps,
+        "rope_theta": CONFIG.rope_theta,
+        "max_position_embeddings": CONFIG.max_position_embeddings,
+        "tie_word_embeddings": CONFIG.tie_word_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": END_OF_TEXT,
+        "eos_token_id": IM_END,
+        "torch_dtype": "float32",
+    }
+
+
+def _special_tokens() -> dict[int, str]:
+    named = {END_OF_TEXT: "<|endoftext|>", IM_START: "<|im_start|>", IM_END: "<|im_end|>"}
+    return {index: named.get(index, f"<|reserved_{index}|>") for index in range(256, VOCAB)}
+
+
+def _byte_characters() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2's table), with the byte as its id."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table |= {chr(256 + place): byte for place, byte in enumerate(others)}
+    return table
+
+
+def _tokenizer() -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    added = [
+        {
+            "id": index,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for index, text in _special_tokens().items()
+    ]
+    model: dict[str, Any] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": _byte_characters(),
+        "merges": [],
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": model,
+    }
+
+
+def _tokenizer_config() -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": CONFIG.max_position_embeddings,
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

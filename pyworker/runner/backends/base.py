@@ -1,0 +1,105 @@
+"""What a model asks of the machine: a handful of fused operations a layer.
+
+A model file knows only this Protocol. What a tensor is belongs to the backend: model code passes it from one operation
+to the next and never looks inside. Activations between operations are float32.
+
+Row rule: the bits of an output row depend only on that row's inputs and the weights, not on how many rows there are,
+where the row stands or how many threads run. A backend that keeps it says `batch_invariant`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pyworker.runner.batch import Batch
+
+Tensor: TypeAlias = Any
+"""Activations or a vector of weights, opaque to model code."""
+Linear: TypeAlias = Any
+"""A prepared weight matrix, opaque to model code."""
+KVCache: TypeAlias = Any
+"""The paged cache of all layers, opaque to model code."""
+
+BLOCK_SIZE = 32
+"""Tokens in a KV block: the width of a weight tile, fixed for the native kernels and the same everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary embedding: pairs are (i, i + head_dim / 2), as in the Llama family."""
+
+    theta: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttnSpec:
+    """Shape and scale of one attention layer. `scale` multiplies the query before the dot product."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: Rope
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key-value head."""
+        return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True, slots=True)
+class KVCacheSpec:
+    """What one token costs in the cache."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    def block_bytes(self, element_bytes: int = 4) -> int:
+        """Bytes of one block: keys and values of `BLOCK_SIZE` tokens in all layers."""
+        return self.num_layers * 2 * self.num_kv_heads * BLOCK_SIZE * self.head_dim * element_bytes
+
+
+class Backend(Protocol):
+    """The operations. N = tokens of the batch, H = hidden size, D = head size, V = width of the logits.
+
+    `numerics` names the arithmetic: two backends with equal numerics give equal bits for equal weights. `kv_layout`
+    names the order of elements inside a block; blocks of another layout cannot be read.
+    """
+
+    name: str
+    numerics: str
+    batch_invariant: bool
+    kv_layout: str
+
+    def prepare_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """Pack a float32 weight `[out, in]` (and bias `[out]`) at load time. The source may be dropped afterwards."""
+
+    def embed(self, ids: NDArray[np.int32], table: Linear) -> Tensor:
+        """Rows of a prepared `[V, H]` matrix, which may be the head's own: `[N, H]`."""
+
+    def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+        """`x += delta` in place, then its RMS norm times `weight` (float32 `[H]`): `[N, H]`."""
+
+    def linear(self, x: Tensor, weight: Linear) -> Tensor:
+        """`[N, in]` to `[N, out]`, bias included."""
+
+    def attend(self, qkv: Tensor, kv: KVCache, layer: int, spec: AttnSpec, batch: Batch) -> Tensor:
+        """Rope, write keys and values, then causal attention over the pages: `[N, (Hq + 2 Hkv) D]` to `[N, Hq D]`.
+
+        All writes precede all reads, because tokens of one chunk attend to each other.
+        """
+
+    def gate_up_act(self, x: Tensor, weight: Linear, act: str) -> Tensor:
+        """`act(gate) * up` where `weight` holds gate above up, `[2 I, H]`: `[N, I]`. `act` is `silu`."""
+
+    def logits(self, x: Tensor, head: Linear, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The head on some rows of `x`: `[R, V]`."""
+
+    def kv_cache(self, spec: KVCacheSpec, num_blocks: int) -> KVCache:
+        """Memory for `num_blocks` blocks, block 0 (the null block) included."""

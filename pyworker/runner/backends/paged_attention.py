@@ -1,0 +1,202 @@
+"""Causal attention over a paged float32 cache in torch, under the row rule.
+
+Each query walks its own keys in splits of 256 at absolute positions; a split is always computed whole, padded with the
+null block and masked, so every matrix product of a model has one shape, whatever the context length or the batch.
+Splits are merged in ascending order by online softmax (Milakov and Gimelshein 2018). Only the matrix products run query
+by query; all else is elementwise and runs for many queries at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pyworker.runner.backends.base import BLOCK_SIZE, AttnSpec, KVCacheSpec
+from pyworker.runner.backends.exact import exp, tree_sum
+
+if TYPE_CHECKING:
+    from pyworker.runner.batch import Batch
+
+SPLIT = 256
+"""Keys in a split."""
+_BLOCKS = SPLIT // BLOCK_SIZE
+# Bounds of the memory that a group of units takes at once.
+_GROUP_UNITS = 256
+_GROUP_ITEMS = 32
+
+KV_LAYOUT = "f32-rows32"
+
+
+class PagedKV:
+    """The cache: `[num_blocks, layers, 2, kv_heads, 32, head_dim]`, keys and values alike in rows.
+
+    One block is one contiguous range. `rows` is the same memory with one row for each (block, layer, key or value).
+    """
+
+    def __init__(self, spec: KVCacheSpec, num_blocks: int) -> None:
+        self.spec = spec
+        self.data = torch.zeros(num_blocks, spec.num_layers, 2, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
+        self.rows = self.data.view(num_blocks * spec.num_layers * 2, -1)
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
+        """Store `[N, kv_heads, head_dim]` at the slots (block * 32 + offset); a negative slot is padding."""
+        if bool((slots < 0).any()):
+            kept = slots >= 0
+            keys, values, slots = keys[kept], values[kept], slots[kept]
+        blocks, offsets = slots // BLOCK_SIZE, slots % BLOCK_SIZE
+        self.data[:, layer, 0][blocks, :, offsets] = keys
+        self.data[:, layer, 1][blocks, :, offsets] = values
+
+
+@dataclass(slots=True)
+class _Item:
+    """One split of one sequence, and the queries that read it, last one first.
+
+    `gather` `[16]`: rows of the cache at layer 0, eight for keys, then eight for values. `units` and `limits` are the
+    queries' places in the group and how many keys of the split each may see.
+    """
+
+    gather: torch.Tensor
+    rows: list[int]
+    units: list[int]
+    limits: list[int]
+
+
+@dataclass(slots=True)
+class _Group:
+    items: list[_Item] = field(default_factory=list)
+    num_units: int = 0
+    limits: list[int] = field(default_factory=list)
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class AttentionPlan:
+    """Which query reads which split, found once a step and used by every layer."""
+
+    def __init__(self, batch: Batch, num_layers: int) -> None:
+        self.groups: list[_Group] = []
+        rounds: dict[int, tuple[list[int], list[int]]] = {}
+        unit = 0
+        for seq in range(batch.num_seqs):
+            begin, end = int(batch.seq_starts[seq]), int(batch.seq_starts[seq + 1])
+            contexts = batch.positions[begin:end].astype(np.int64) + 1
+            for split in range(-(-int(contexts[-1]) // SPLIT)):
+                first = begin + int(np.searchsorted(contexts, split * SPLIT, side="right"))
+                rows = list(range(first, end))
+                limits = [min(SPLIT, int(contexts[row - begin]) - split * SPLIT) for row in rows]
+                gather = self._gather(batch.block_tables[seq], split, num_layers)
+                self._add(gather, rows, limits)
+                at = rounds.setdefault(split, ([], []))
+                at[0].extend(rows)
+                at[1].extend(range(unit, unit + len(rows)))
+                unit += len(rows)
+        self.rounds = [(torch.tensor(rows), torch.tensor(units)) for _, (rows, units) in sorted(rounds.items())]
+        self.single = len(self.rounds) == 1
+        for group in self.groups:
+            group.hidden = torch.arange(SPLIT).view(1, _BLOCKS, 1, 1, BLOCK_SIZE) >= torch.tensor(group.limits).view(
+                -1, 1, 1, 1, 1
+            )
+
+    @staticmethod
+    def _gather(table: np.ndarray[tuple[int], np.dtype[np.int32]], split: int, num_layers: int) -> torch.Tensor:
+        blocks = np.zeros(_BLOCKS, dtype=np.int64)
+        known = table[split * _BLOCKS : (split + 1) * _BLOCKS]
+        blocks[: len(known)] = known
+        rows = blocks * (num_layers * 2)
+        return torch.from_numpy(np.concatenate([rows, rows + 1]))
+
+    def _add(self, gather: torch.Tensor, rows: list[int], limits: list[int]) -> None:
+        full = not self.groups or self.groups[-1].num_units + len(rows) > _GROUP_UNITS
+        if full or len(self.groups[-1].items) >= _GROUP_ITEMS:
+            self.groups.append(_Group())
+        group = self.groups[-1]
+        units = range(group.num_units, group.num_units + len(rows))
+        group.items.append(_Item(gather, rows[::-1], list(units)[::-1], limits[::-1]))
+        group.num_units += len(rows)
+        group.limits += limits
+
+
+def paged_attention(q: torch.Tensor, kv: PagedKV, layer: int, spec: AttnSpec, plan: AttentionPlan) -> torch.Tensor:
+    """Attend with `q` `[N, Hq, D]`, already rotated and scaled: `[N, Hq * D]`."""
+    count, heads, size = q.shape
+    lanes = _BLOCKS * spec.num_kv_heads
+    # One copy of the query for each block of a split, so that a split is one product without moving the keys.
+    spread = q.view(count, 1, spec.num_kv_heads, spec.group, size).expand(-1, _BLOCKS, -1, -1, -1)
+    queries = spread.reshape(count, lanes, spec.group, size).unbind(0)
+    parts = [_attend_group(queries, kv, layer, spec, group) for group in plan.groups]
+    top, total, out = parts[0] if len(parts) == 1 else tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    rows, units = plan.rounds[0]
+    if not plan.single:
+        top, total, out = _merge((top, total, out), plan)
+    elif count > 1:
+        order = torch.empty_like(units)
+        order[rows] = units
+        top, total, out = top[order], total[order], out[order]
+    return (out / total).view(count, heads * size)
+
+
+_Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, spec: AttnSpec, group: _Group) -> _Part:
+    """Each unit's maximum and denominator `[U, Hkv, G, 1]` and its weighted sum `[U, Hkv, G, D]`."""
+    lanes, units = _BLOCKS * spec.num_kv_heads, group.num_units
+    scores = torch.empty(units, lanes, spec.group, BLOCK_SIZE)
+    score_of = scores.unbind(0)
+    gathered = []
+    for item in group.items:
+        pages = kv.rows.index_select(0, item.gather + 2 * layer).view(2, lanes, BLOCK_SIZE, spec.head_dim)
+        keys, values = pages.unbind(0)
+        keys = keys.transpose(1, 2)
+        for row, unit in zip(item.rows, item.units, strict=True):
+            torch.bmm(queries[row], keys, out=score_of[unit])
+        gathered.append(values)
+    split = scores.view(units, _BLOCKS, spec.num_kv_heads, spec.group, BLOCK_SIZE)
+    split.masked_fill_(group.hidden, -torch.inf)
+    top = split.amax(dim=(1, 4), keepdim=True)
+    weights = exp(split - top).masked_fill_(group.hidden, 0.0)
+    total = tree_sum(tree_sum(weights).movedim(1, -1)).squeeze(-2)
+    weight_of = weights.view(units, lanes, spec.group, BLOCK_SIZE).unbind(0)
+    sums = torch.empty(units, lanes, spec.group, spec.head_dim)
+    sum_of = sums.unbind(0)
+    for item, values in zip(group.items, gathered, strict=True):
+        visible = SPLIT
+        for unit, limit in zip(item.units, item.limits, strict=True):
+            _hide(values, limit, visible)
+            visible = limit
+            torch.bmm(weight_of[unit], values, out=sum_of[unit])
+    blocks = sums.view(units, _BLOCKS, spec.num_kv_heads, spec.group, spec.head_dim)
+    while blocks.shape[1] > 1:
+        half = blocks.shape[1] // 2
+        blocks = blocks[:, :half] + blocks[:, half:]
+    return top.squeeze(1), total, blocks.squeeze(1)
+
+
+def _hide(values: torch.Tensor, limit: int, visible: int) -> None:
+    """Zero the values of keys `limit..visible`: a weight of zero does not silence a NaN, nor the sign of a zero."""
+    if limit == visible:
+        return
+    pages = values.view(_BLOCKS, -1, BLOCK_SIZE, values.shape[-1])
+    block, offset = divmod(limit, BLOCK_SIZE)
+    pages[block, :, offset:] = 0.0
+    pages[block + 1 : -(-visible // BLOCK_SIZE)] = 0.0
+
+
+def _merge(parts: _Part, plan: AttentionPlan) -> _Part:
+    """Join each query's splits, first to last."""
+    rows, units = plan.rounds[0]
+    order = torch.empty_like(units)
+    order[rows] = units
+    top, total, out = (part[order] for part in parts)
+    for rows, units in plan.rounds[1:]:
+        new_top, new_total, new_out = (part[units] for part in parts)
+        old_top = top[rows]
+        both = torch.maximum(old_top, new_top)
+        old, new = exp(torch.stack([old_top - both, new_top - both])).unbind(0)
+        total[rows] = total[rows] * old + new_total * new
+        out[rows] = out[rows] * old + new_out * new
+        top[rows] = both
+    return top, total, out

@@ -1,0 +1,159 @@
+"""The reference backend: right against float64, and every row has the same bits in any company."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pyworker.runner.backends import exact
+from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, Rope
+from pyworker.runner.backends.reference import ReferenceBackend
+from pyworker.runner.batch import Batch
+
+SPEC = AttnSpec(num_heads=6, num_kv_heads=2, head_dim=16, scale=0.25, rope=Rope(10_000.0))
+WIDTH = (SPEC.num_heads + 2 * SPEC.num_kv_heads) * SPEC.head_dim
+NUM_BLOCKS = 96
+
+
+def rows_for_test(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32))
+
+
+def batch_of(*chunks: tuple[int, int, list[int]]) -> Batch:
+    """Sequences as (first position, tokens, block ids)."""
+    positions = np.concatenate([np.arange(first, first + count) for first, count, _ in chunks]).astype(np.int32)
+    slots = [np.array(blocks)[p // 32] * 32 + p % 32 for f, n, blocks in chunks for p in [np.arange(f, f + n)]]
+    tables = np.zeros((len(chunks), max(len(blocks) for *_, blocks in chunks)), dtype=np.int32)
+    for index, (*_, blocks) in enumerate(chunks):
+        tables[index, : len(blocks)] = blocks
+    return Batch(
+        ids=np.zeros(len(positions), dtype=np.int32),
+        positions=positions,
+        slot_mapping=np.concatenate(slots).astype(np.int64),
+        seq_starts=np.cumsum([0, *(count for _, count, _ in chunks)]).astype(np.int32),
+        seq_lens=np.array([first + count for first, count, _ in chunks], dtype=np.int32),
+        block_tables=tables,
+        logit_rows=np.zeros(0, dtype=np.int32),
+        logit_ids=[],
+    )
+
+
+def test_exp_is_close_and_keeps_nan() -> None:
+    x = torch.linspace(-87, 88, 200_001)
+    want = np.exp(x.numpy().astype(np.float64))
+    assert float(np.abs(exact.exp(x).numpy() / want - 1).max()) < 2.5e-7
+    special = exact.exp(torch.tensor([0.0, -0.0, float("nan"), -1e30, -math.inf]))
+    assert special[:2].tolist() == [1.0, 1.0]
+    assert special[2].isnan()
+    assert bool((special[3:] < 2e-38).all())
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 9, 16, 100, 576])
+def test_tree_sum_adds_everything_once(length: int) -> None:
+    x = torch.from_numpy(np.random.default_rng(1).integers(-1000, 1000, (5, length)).astype(np.float32))
+    assert torch.equal(exact.tree_sum(x), x.sum(-1, keepdim=True))
+
+
+def test_norm_and_gate_match_float64() -> None:
+    x, weight = rows_for_test(7, 96), rows_for_test(1, 96, 2)[0]
+    wide = x.double()
+    norm = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    torch.testing.assert_close(exact.rms_norm(x, weight, 1e-5).double(), norm, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(exact.silu(x).double(), wide * wide.sigmoid(), rtol=1e-6, atol=1e-6)
+
+
+def row_operations(backend: ReferenceBackend) -> dict[str, object]:
+    linear = backend.prepare_linear(rows_for_test(130, 96, 5))
+    norm = rows_for_test(1, 96, 6)[0]
+    return {
+        "linear": lambda x: backend.linear(x, linear),
+        "gate_up_act": lambda x: backend.gate_up_act(x, linear, "silu"),
+        "add_norm": lambda x: backend.add_norm(x.clone(), x * 0.5, norm, 1e-5),
+        "logits": lambda x: torch.from_numpy(backend.logits(x, linear, np.arange(len(x), dtype=np.int32))),
+    }
+
+
+@pytest.mark.parametrize("name", ["linear", "gate_up_act", "add_norm", "logits"])
+def test_row_rule_of_the_row_operations(name: str) -> None:
+    operation = row_operations(ReferenceBackend())[name]
+    x = rows_for_test(33, 96)
+    together = operation(x)  # type: ignore[operator]
+    for count in (1, 2, 5, 16):
+        for first in (0, 1, 7, 17):
+            part = operation(x[first : first + count])  # type: ignore[operator]
+            assert part.numpy().tobytes() == together[first : first + count].numpy().tobytes()
+    shuffled = torch.randperm(33, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(operation(x[shuffled]), together[shuffled])  # type: ignore[operator]
+
+
+def naive_attention(qkv: torch.Tensor) -> np.ndarray:
+    """One sequence from position 0, in float64."""
+    count, heads, kv_heads, size = len(qkv), SPEC.num_heads, SPEC.num_kv_heads, SPEC.head_dim
+    x = qkv.double().numpy().reshape(count, heads + 2 * kv_heads, size)
+    angles = np.arange(count)[:, None] * SPEC.rope.theta ** (-np.arange(0, size, 2) / size)
+    turned = x[..., : size // 2] + 1j * x[..., size // 2 :]
+    turned = turned * np.exp(1j * angles)[:, None]
+    rotated = np.concatenate([turned.real, turned.imag], axis=-1)
+    out = np.zeros((count, heads, size))
+    for head in range(heads):
+        group = head // SPEC.group
+        scores = rotated[:, head] @ rotated[:, heads + group].T * SPEC.scale
+        scores[np.triu_indices(count, 1)] = -np.inf
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        out[:, head] = weights / weights.sum(-1, keepdims=True) @ x[:, heads + kv_heads + group]
+    return out.reshape(count, -1)
+
+
+def attend_in_chunks(qkv: torch.Tensor, chunks: list[int], blocks: list[int], fill: float = 0.0) -> torch.Tensor:
+    backend = ReferenceBackend()
+    kv = backend.kv_cache(KVCacheSpec(2, SPEC.num_kv_heads, SPEC.head_dim), NUM_BLOCKS)
+    kv.data.fill_(fill)
+    outs, first = [], 0
+    for count in chunks:
+        outs.append(backend.attend(qkv[first : first + count], kv, 1, SPEC, batch_of((first, count, blocks))))
+        first += count
+    return torch.cat(outs)
+
+
+def test_attention_matches_float64_over_several_splits() -> None:
+    qkv = rows_for_test(600, WIDTH)
+    got = attend_in_chunks(qkv, [600], list(range(1, 20)))
+    assert float(np.abs(got.double().numpy() - naive_attention(qkv)).max()) < 3e-6
+
+
+@pytest.mark.parametrize("chunks", [[300], [1] * 40 + [260], [255, 1, 1, 43], [256, 44], [31, 33, 100, 136]])
+def test_attention_has_the_same_bits_in_any_chunks_and_blocks(chunks: list[int]) -> None:
+    """The unused part of the cache is poisoned: what a failed request left behind must not leak."""
+    qkv = rows_for_test(300, WIDTH)
+    whole = attend_in_chunks(qkv, [300], list(range(1, 11)))
+    other = attend_in_chunks(qkv, chunks, [90, 3, 77, 4, 50, 6, 7, 41, 9, 10], fill=math.nan)
+    assert other.numpy().tobytes() == whole.numpy().tobytes()
+
+
+def test_attention_has_the_same_bits_in_any_company() -> None:
+    backend = ReferenceBackend()
+    spec = KVCacheSpec(1, SPEC.num_kv_heads, SPEC.head_dim)
+    parts = [(0, 40, [1, 2]), (0, 1, [3]), (0, 290, list(range(10, 20))), (0, 70, [30, 31, 32])]
+    qkv = [rows_for_test(count, WIDTH, seed) for seed, (_, count, _) in enumerate(parts)]
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1], [3, 2]):
+        together = backend.attend(
+            torch.cat([qkv[i] for i in order]),
+            backend.kv_cache(spec, 40),
+            0,
+            SPEC,
+            batch_of(*(parts[i] for i in order)),
+        )
+        alone = [backend.attend(qkv[i], backend.kv_cache(spec, 40), 0, SPEC, batch_of(parts[i])) for i in order]
+        assert together.numpy().tobytes() == torch.cat(alone).numpy().tobytes()
+
+
+def test_padding_is_not_written() -> None:
+    backend = ReferenceBackend()
+    kv = backend.kv_cache(KVCacheSpec(1, SPEC.num_kv_heads, SPEC.head_dim), 4)
+    keys = rows_for_test(2, SPEC.num_kv_heads * SPEC.head_dim).view(2, SPEC.num_kv_heads, SPEC.head_dim)
+    kv.write(0, keys, keys, torch.tensor([-1, 37]))
+    assert torch.equal(kv.data[1, 0, 0, :, 5], keys[1])
+    assert int(kv.data.count_nonzero()) == 2 * SPEC.num_kv_heads * SPEC.head_dim
