@@ -27,6 +27,8 @@ pub struct Config {
     pub restart_after_max: Duration,
     /// Time of readiness after which the delay starts again from the first.
     pub restart_reset: Duration,
+    /// What a refused client is told to wait before it tries again.
+    pub retry_after: Duration,
 }
 
 impl Default for Config {
@@ -43,6 +45,7 @@ impl Default for Config {
             restart_after: Duration::from_millis(500),
             restart_after_max: Duration::from_secs(30),
             restart_reset: Duration::from_secs(10),
+            retry_after: Duration::from_secs(1),
         }
     }
 }

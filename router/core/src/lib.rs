@@ -5,19 +5,43 @@
 //!
 //! - [`time`], [`ids`], [`request`], [`config`], [`error`]: the nouns.
 //! - [`event`] and [`action`]: the two halves of the contract.
+//! - [`scheduler`]: [`Scheduler`], which turns one into the other; one arm for each event, in the files below.
+//! - `sessions` (clients and the operator), `joining` (READY), `origin` (what of a worker's words is believed),
+//!   `liveness` with `steps` (silence and hangs), `resume` (a lost link), `restart` (a lost process).
+//! - `queue`, `placement`, `credit`, `timers`: one algorithm each. `tracked` and `worker`: the records.
+//! - [`counters`]: what is counted for `/metrics`.
 
 pub mod action;
 pub mod config;
+pub mod counters;
+mod credit;
 pub mod error;
 pub mod event;
 pub mod ids;
+mod joining;
+mod liveness;
+mod origin;
+mod placement;
+mod queue;
 pub mod request;
+mod restart;
+mod resume;
+pub mod scheduler;
+mod sessions;
+mod steps;
 pub mod time;
+mod timers;
+mod tracked;
+mod worker;
 
 pub use action::{Action, Ending, FenceReason, Placement};
 pub use config::Config;
+pub use counters::{Counters, LostReason, SuspectReason, Tally, ViolationReason};
 pub use error::{Failure, RequestError};
 pub use event::{Capabilities, Command, Event, GoneCause, Output, Refusal, WorkerFinish};
 pub use ids::{Epoch, Origin, RequestId, WorkerId};
 pub use request::{Class, Limits, Request, RequestDraft, Sampling};
+pub use scheduler::Scheduler;
 pub use time::Time;
+pub use tracked::RequestView;
+pub use worker::{WorkerState, WorkerView};

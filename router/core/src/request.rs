@@ -89,6 +89,10 @@ pub struct RequestDraft {
 
 /// A valid request.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "an id is named after its thing everywhere"
+)]
 pub struct Request {
     request_id: RequestId,
     prompt: Arc<[u32]>,
