@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 from typing import Self
 
+from support.metrics import value
+
 BIN = Path(sysconfig.get_path("scripts"))
 
 
@@ -105,6 +107,13 @@ class Server:
         """Send a signal to an own worker by its name, such as `w0`. A process that is gone is an error."""
         os.kill(self.pids[worker], sig)
 
+    def busy_worker(self) -> str:
+        """The first worker that holds a request, once there is one."""
+        while True:
+            for worker in self.pids:
+                if value(self.ops, f'slackwater_worker_in_flight{{worker="{worker}"}}', default=0) > 0:
+                    return worker
+
     def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 40.0) -> int:
         """End the process and give its exit status."""
         if self.process.poll() is None:
@@ -112,22 +121,24 @@ class Server:
         try:
             status = self.process.wait(timeout)
         finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-            self._reader.join(timeout=5)
-            self.folder.cleanup()
+            self._end()
         return status
+
+    def _end(self) -> None:
+        """Whatever happened: no process, thread, pipe or folder is left."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(timeout=5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.folder.cleanup()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(timeout=5)
-        self.folder.cleanup()
+        self._end()
         if sys.exc_info()[0] is not None:
             while not self._queue.empty():
                 if line := self._queue.get():

@@ -70,7 +70,7 @@ pub struct ServerArgs {
     /// Listen beyond loopback although there are no keys: everybody who reaches the address may use the model
     #[arg(long)]
     pub allow_no_auth: bool,
-    /// Socket that workers connect to [default: $XDG_RUNTIME_DIR/slackwater/worker.sock]
+    /// Socket that workers connect to [default: slackwater/worker.sock in the user's runtime folder]
     #[arg(long, value_name = "PATH")]
     pub worker_socket: Option<PathBuf>,
     /// Folder for what must outlive the process [default: ~/.local/state/slackwater]
@@ -91,13 +91,17 @@ pub struct ServerArgs {
 }
 
 fn parse_secs(text: &str) -> Result<Duration, String> {
-    let secs: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
+    let secs: f64 = text
+        .parse()
+        .map_err(|_| "a number of seconds is wanted".to_owned())?;
     Duration::try_from_secs_f64(secs).map_err(|_| "a number of seconds from 0 is wanted".to_owned())
 }
 
 fn parse_model(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
-        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok((name.to_owned(), folder.into())),
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+            Ok((name.to_owned(), folder.into()))
+        }
         _ => Err("NAME=DIR is wanted, such as smollm2=/models/smollm2".to_owned()),
     }
 }

@@ -3,6 +3,7 @@
 //! A handle is a bounded sender. Whoever opens a session reserves the place of its last word at the same time, so that
 //! dropping the session always reaches the core, in whatever state the request is.
 
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use slackwater_core::{Command, Ending, Event, Failure, Limits, Request, RequestId, Time};
@@ -46,6 +47,8 @@ pub enum Input {
     },
     /// A fact for the core.
     Core(Event),
+    /// The server goes down soon: not ready any more, though it still serves.
+    Leaving,
 }
 
 /// What a session gets. The last one is `Rejected` or `Ended`.
@@ -73,8 +76,10 @@ pub struct Status {
     pub ready_workers: usize,
     /// Limits over the live workers; kept after the last one is gone, none before the first.
     pub limits: Option<Limits>,
-    /// Whether the server is going down.
+    /// Whether the server is going down. It may still serve; the core says when it does not.
     pub draining: bool,
+    /// Whether it is going down, takes nothing new, and has nothing left to do.
+    pub idle: bool,
 }
 
 /// The driver has ended: the process is going down.
@@ -173,6 +178,17 @@ impl CoreHandle {
         self.tell(Event::Operator(command)).await
     }
 
+    /// Says that the server goes down soon.
+    ///
+    /// # Errors
+    /// [`DriverGone`] where it has gone down already.
+    pub async fn leave(&self) -> Result<(), DriverGone> {
+        self.inputs
+            .send(Input::Leaving)
+            .await
+            .map_err(|_| DriverGone)
+    }
+
     /// What the driver last said about itself.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
@@ -206,14 +222,19 @@ impl SessionStream {
 
     /// The next event; none after the last one, or when the driver is gone.
     pub async fn next(&mut self) -> Option<SessionEvent> {
-        let event = self.events.recv().await;
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`SessionStream::next`], for those who wait for several sessions.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
+        let event = ready!(self.events.poll_recv(cx));
         if matches!(
             event,
             Some(SessionEvent::Rejected(_) | SessionEvent::Ended(_)) | None
         ) {
             self.last_word = None; // Ended by itself: there is nothing to cancel.
         }
-        event
+        Poll::Ready(event)
     }
 
     /// The next event if one is there already.

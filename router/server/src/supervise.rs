@@ -57,8 +57,13 @@ pub enum ChildEvent {
 
 #[derive(Debug)]
 enum State {
-    Running { kill: Option<oneshot::Sender<()>>, restart_after: Option<Duration> },
-    Waiting { round: u64 },
+    Running {
+        kill: Option<oneshot::Sender<()>>,
+        restart_after: Option<Duration>,
+    },
+    Waiting {
+        round: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -80,7 +85,13 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor without children.
     pub fn new(launch: Launch) -> Self {
-        Self { launch, children: BTreeMap::new(), tasks: JoinSet::new(), rounds: 0, stopping: false }
+        Self {
+            launch,
+            children: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            rounds: 0,
+            stopping: false,
+        }
     }
 
     /// Starts a child with its launch token.
@@ -88,7 +99,10 @@ impl Supervisor {
     /// # Errors
     /// [`LaunchError`] where the program cannot be run.
     pub fn start(&mut self, worker: WorkerId, token: &str) -> Result<(), LaunchError> {
-        let failed = |source| LaunchError { program: self.launch.program.clone(), source };
+        let failed = |source| LaunchError {
+            program: self.launch.program.clone(),
+            source,
+        };
         let mut child = Command::new(&self.launch.program)
             .args(&self.launch.args)
             .env("SLACKWATER_LAUNCHED", "1")
@@ -98,19 +112,32 @@ impl Supervisor {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        tracing::info!(%worker, pid = child.id(), "worker started");
+        tracing::info!(%worker, pid = child.id().unwrap_or_default(), "worker started");
         share_cores(&child, worker, self.launch.workers);
-        let line = format!("{}\n", serde_json::json!({"endpoint": self.launch.endpoint, "token": token}));
+        let line = format!(
+            "{}\n",
+            serde_json::json!({"endpoint": self.launch.endpoint, "token": token})
+        );
         let (kill, killed) = oneshot::channel();
-        self.tasks.spawn(watch(worker, child.stdin.take(), child, line, killed));
-        self.children.insert(worker, State::Running { kill: Some(kill), restart_after: None });
+        self.tasks
+            .spawn(watch(worker, child.stdin.take(), child, line, killed));
+        self.children.insert(
+            worker,
+            State::Running {
+                kill: Some(kill),
+                restart_after: None,
+            },
+        );
         Ok(())
     }
 
     /// Kills a child if it lives, and lets it become due after this time.
     pub fn restart(&mut self, worker: WorkerId, after: Duration) {
         match self.children.get_mut(&worker) {
-            Some(State::Running { kill, restart_after }) => {
+            Some(State::Running {
+                kill,
+                restart_after,
+            }) => {
                 *restart_after = Some(after);
                 if let Some(kill) = kill.take() {
                     let _already_gone = kill.send(());
@@ -141,7 +168,10 @@ impl Supervisor {
 
     /// Children that live.
     pub fn running(&self) -> usize {
-        self.children.values().filter(|state| matches!(state, State::Running { .. })).count()
+        self.children
+            .values()
+            .filter(|state| matches!(state, State::Running { .. }))
+            .count()
     }
 
     /// Starts nothing any more; children that live go on until they end or [`Supervisor::kill_all`].
@@ -160,12 +190,23 @@ impl Supervisor {
         }
     }
 
-    fn exited(&mut self, worker: WorkerId, status: std::io::Result<std::process::ExitStatus>) -> ChildEvent {
+    fn exited(
+        &mut self,
+        worker: WorkerId,
+        status: std::io::Result<std::process::ExitStatus>,
+    ) -> ChildEvent {
         let previous = self.children.remove(&worker);
-        if let Some(State::Running { restart_after: Some(after), .. }) = previous {
+        if let Some(State::Running {
+            restart_after: Some(after),
+            ..
+        }) = previous
+        {
             self.schedule(worker, after);
         }
-        ChildEvent::Exited { worker, cause: cause_of(worker, status) }
+        ChildEvent::Exited {
+            worker,
+            cause: cause_of(worker, status),
+        }
     }
 
     fn schedule(&mut self, worker: WorkerId, after: Duration) {
@@ -227,15 +268,27 @@ fn cause_of(worker: WorkerId, status: std::io::Result<std::process::ExitStatus>)
 /// Gives a child its share of the cores that this process may use: cores/N each, at least one, in the order of ids.
 fn share_cores(child: &Child, worker: WorkerId, workers: u32) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    let Ok(all) = sched_getaffinity(None) else { return };
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(rustix::process::Pid::from_raw);
+    let Ok(all) = sched_getaffinity(None) else {
+        return;
+    };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|core| all.is_set(*core))
+        .collect();
     if workers < 2 || cores.is_empty() {
         return;
     }
     let share = (cores.len() / workers as usize).max(1);
     let mut mine = CpuSet::new();
-    for core in cores.iter().cycle().skip(worker.0 as usize * share).take(share) {
+    for core in cores
+        .iter()
+        .cycle()
+        .skip(worker.0 as usize * share)
+        .take(share)
+    {
         mine.set(*core);
     }
     if let Err(error) = sched_setaffinity(pid, &mine) {
@@ -246,7 +299,10 @@ fn share_cores(child: &Child, worker: WorkerId, workers: u32) {
 /// Finds the worker program: beside the program that was called (a script lies beside its interpreter), then on PATH,
 /// which is left to the system.
 pub fn find_program(name: &str, called_as: &std::path::Path) -> PathBuf {
-    let beside = called_as.parent().filter(|folder| !folder.as_os_str().is_empty()).map(|folder| folder.join(name));
+    let beside = called_as
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .map(|folder| folder.join(name));
     match beside {
         Some(found) if !name.contains('/') && found.is_file() => found,
         _ => name.into(),

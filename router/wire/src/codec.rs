@@ -158,11 +158,16 @@ fn body<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, WireError> {
 }
 
 fn parse<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, WireError> {
-    serde_json::from_slice(bytes).map_err(|error| WireError::Body {
+    let refused = |message: String| WireError::Body {
         kind: kind.name(),
-        message: error.to_string(),
+        message,
         preview: String::from_utf8_lossy(bytes.get(..64).unwrap_or(bytes)).into_owned(),
-    })
+    };
+    // serde also reads a struct from an array of its fields in order, which the other language would not.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(refused("the body is not a JSON object".to_owned()));
+    }
+    serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))
 }
 
 fn extent(

@@ -1,0 +1,377 @@
+//! Bad input: each case is refused with its code and parameter, and no worker hears of it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use slackwater_server::model::ServedModel;
+
+use crate::support::{Server, folder};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+type Outcome = (u16, String, Option<String>);
+
+fn outcome(status: u16, code: &str, param: Option<&str>) -> Outcome {
+    (status, code.to_owned(), param.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn bad_fields_are_named() {
+    let mut server = Server::start().await;
+    let user = json!([{"role": "user", "content": "x"}]);
+    let long = json!([{"role": "user", "content": "x".repeat(200)}]);
+    let many: Vec<u32> = vec![1; 128];
+    let cases = [
+        (
+            CHAT,
+            json!({"messages": user}),
+            400,
+            "invalid_request",
+            "model",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny"}),
+            400,
+            "invalid_request",
+            "messages",
+        ),
+        (
+            CHAT,
+            json!({"model": "nope", "messages": user}),
+            404,
+            "model_not_found",
+            "model",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": []}),
+            400,
+            "invalid_request",
+            "messages",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": long}),
+            400,
+            "context_length_exceeded",
+            "messages",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "max_tokens": 0}),
+            400,
+            "invalid_request",
+            "max_tokens",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "max_completion_tokens": 0}),
+            400,
+            "invalid_request",
+            "max_completion_tokens",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "max_completion_tokens": 128}),
+            400,
+            "context_length_exceeded",
+            "max_completion_tokens",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "max_tokens": 2, "min_tokens": 3}),
+            400,
+            "invalid_request",
+            "min_tokens",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "temperature": 2.1}),
+            400,
+            "invalid_request",
+            "temperature",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "temperature": -0.1}),
+            400,
+            "invalid_request",
+            "temperature",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "temperature": 1e300}),
+            400,
+            "invalid_request",
+            "temperature",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "top_p": 0}),
+            400,
+            "invalid_request",
+            "top_p",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "top_p": 1.5}),
+            400,
+            "invalid_request",
+            "top_p",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "n": 2}),
+            400,
+            "unsupported_parameter",
+            "n",
+        ),
+        (
+            CHAT,
+            json!({"model": "tiny", "messages": user, "nn": 2}),
+            400,
+            "unknown_parameter",
+            "nn",
+        ),
+        (
+            COMPLETIONS,
+            json!({"model": "tiny"}),
+            400,
+            "invalid_request",
+            "prompt",
+        ),
+        (
+            COMPLETIONS,
+            json!({"model": "tiny", "prompt": ""}),
+            400,
+            "invalid_request",
+            "prompt",
+        ),
+        (
+            COMPLETIONS,
+            json!({"model": "tiny", "prompt": []}),
+            400,
+            "invalid_request",
+            "prompt",
+        ),
+        (
+            COMPLETIONS,
+            json!({"model": "tiny", "prompt": [300]}),
+            400,
+            "invalid_request",
+            "prompt",
+        ),
+        (
+            COMPLETIONS,
+            json!({"model": "tiny", "prompt": many}),
+            400,
+            "context_length_exceeded",
+            "prompt",
+        ),
+        (
+            COMPLETIONS,
+            json!({"model": "tiny", "prompt": vec!["a"; 64], "max_tokens": 5_000}),
+            400,
+            "invalid_request",
+            "max_tokens",
+        ),
+    ];
+    for (path, body, status, code, param) in cases {
+        let mut client = server.post(path, &body).await;
+        let reply = client.reply().await;
+        assert_eq!(reply.error(), outcome(status, code, Some(param)), "{body}");
+        assert_eq!(reply.header("x-should-retry"), Some("false"));
+        assert!(reply.header("x-request-id").is_some());
+    }
+    assert!(server.untouched());
+}
+
+#[tokio::test]
+async fn a_prompt_over_the_context_tells_both_counts() {
+    let server = Server::start().await;
+    let body = json!({"model": "tiny", "prompt": "x".repeat(1_000)}).to_string();
+    let reply = server
+        .ask(&format!("POST {COMPLETIONS}"), body.as_bytes())
+        .await;
+    let body = reply.json();
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("1000") && message.contains("128"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_json_object_are_refused() {
+    let mut server = Server::start().await;
+    let deep = format!("{{\"a\":{}}}", "[".repeat(1_000_000));
+    let bad: [&[u8]; 6] = [
+        b"{",
+        b"[]",
+        b"{\"model\":\"tiny\",\"model\":\"tiny\"}",
+        b"{\"model\":\"\\ud800\"}",
+        b"\xef\xbb\xbf{}",
+        deep.as_bytes(),
+    ];
+    for body in bad {
+        let reply = server.ask(&format!("POST {CHAT}"), body).await;
+        assert_eq!(reply.error(), outcome(400, "invalid_json", None));
+    }
+    let reply = server.ask(&format!("POST {CHAT}"), b"").await;
+    assert_eq!(reply.error(), outcome(400, "invalid_json", None));
+    let huge = br#"{"model":"tiny","prompt":"a","temperature":1e999}"#;
+    let reply = server.ask(&format!("POST {COMPLETIONS}"), huge).await;
+    assert_eq!(
+        reply.error(),
+        outcome(400, "invalid_request", Some("temperature"))
+    );
+    assert!(server.untouched());
+}
+
+#[tokio::test]
+async fn paths_and_methods_are_known_or_not() {
+    let server = Server::start().await;
+    let cases = [
+        ("GET /", 404, "unknown_url"),
+        ("POST /v1/chat/completions/", 404, "unknown_url"),
+        ("POST /v1/embeddings", 404, "unknown_url"),
+        ("GET /v1/models/", 404, "unknown_url"),
+        ("GET /admin/workers", 404, "unknown_url"),
+        ("GET /v1/chat/completions", 405, "method_not_allowed"),
+        ("DELETE /v1/models", 405, "method_not_allowed"),
+    ];
+    for (head, status, code) in cases {
+        let reply = server.ask(head, b"").await;
+        assert_eq!(reply.error(), outcome(status, code, None), "{head}");
+        let allow = match head {
+            "GET /v1/chat/completions" => Some("POST"),
+            "DELETE /v1/models" => Some("GET"),
+            _ => None,
+        };
+        assert_eq!(reply.header("allow"), allow);
+    }
+    let reply = server.ask("GET /v1/models/other%2Fone", b"").await;
+    assert_eq!(
+        reply.error(),
+        outcome(404, "model_not_found", Some("model"))
+    );
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_by_their_length_their_count_and_their_time() {
+    let mut server = Server::with(|limits| {
+        limits.json_bytes = 1_000;
+        limits.body_deadline = Duration::from_millis(100);
+    })
+    .await;
+    let too_large = outcome(413, "body_too_large", None);
+    // Refused by its length: nothing of the body is sent.
+    let mut client = server.client().await;
+    client
+        .write(
+            format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 1001\r\n\r\n").as_bytes(),
+        )
+        .await;
+    let reply = client.reply().await;
+    assert_eq!(reply.error(), too_large);
+    assert_eq!(reply.header("connection"), Some("close"));
+    // Refused by its count, while the client sends on: it must be able to end that and read the answer.
+    let mut client = server.client().await;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+    let chunk = [b"2000\r\n".as_slice(), &[b' '; 0x2000], b"\r\n"].concat();
+    client
+        .write(&[head.as_bytes(), &chunk.repeat(1_000)].concat())
+        .await;
+    assert_eq!(client.reply().await.error(), too_large);
+    // Not there in time, though it trickles.
+    let mut client = server.client().await;
+    client
+        .write(format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{{").as_bytes())
+        .await;
+    let reply = client.reply().await;
+    assert_eq!(reply.error(), outcome(408, "body_timeout", None));
+    assert_eq!(reply.header("x-should-retry"), Some("true"));
+    // Encoded.
+    let mut client = server.client().await;
+    client.post(CHAT, &["content-encoding: gzip"], b"{}").await;
+    assert_eq!(
+        client.reply().await.error(),
+        outcome(415, "unsupported_media_type", None)
+    );
+    assert!(server.untouched());
+}
+
+#[tokio::test]
+async fn without_a_worker_or_a_template_the_answer_says_so() {
+    let folder = folder::plain_model();
+    let model = ServedModel::load("tiny", folder.path()).unwrap();
+    let server = Server::serving(model, |limits| {
+        limits.no_worker_wait = Duration::from_millis(20);
+    })
+    .await;
+    let ask = async |path: &str, body: Value| {
+        server
+            .ask(&format!("POST {path}"), body.to_string().as_bytes())
+            .await
+    };
+    let reply = ask(COMPLETIONS, json!({"model": "tiny", "prompt": "a"})).await;
+    assert_eq!(reply.error(), outcome(503, "no_worker", None));
+    assert!(reply.header("retry-after-ms").is_some());
+    let user = json!([{"role": "user", "content": "x"}]);
+    let reply = ask(CHAT, json!({"model": "tiny", "messages": user})).await;
+    assert_eq!(
+        reply.error(),
+        outcome(400, "chat_unsupported", Some("messages"))
+    );
+}
+
+#[tokio::test]
+async fn a_driver_that_is_gone_is_a_server_that_shuts_down() {
+    let Server {
+        address,
+        driver,
+        phase,
+        serving,
+        ..
+    } = Server::start().await;
+    drop(driver);
+    let mut client = crate::support::client::Client::connect(address).await;
+    client
+        .post(COMPLETIONS, &[], br#"{"model":"tiny","prompt":"a"}"#)
+        .await;
+    assert_eq!(client.reply().await.error(), outcome(503, "draining", None));
+    drop((phase, serving));
+}
+
+#[tokio::test]
+async fn every_route_has_the_policy_that_was_decided() {
+    let server = Server::start().await;
+    let public = [
+        "/health",
+        "/ready",
+        "/readyz",
+        "/readiness",
+        "/health/ready",
+        "/ping",
+        "/live",
+        "/livez",
+        "/liveness",
+        "/health/live",
+        "/version",
+    ];
+    let mut expected: Vec<String> = public.map(|path| format!("GET {path} Public")).to_vec();
+    expected.extend(
+        [
+            "POST /v1/chat/completions Key(Inference)",
+            "POST /v1/completions Key(Inference)",
+            "GET /v1/models Key(Read)",
+            "GET /v1/models/{} Key(Read)",
+            "GET /metrics Public",
+            "GET /load Public",
+        ]
+        .map(str::to_owned),
+    );
+    assert_eq!(server.routes, expected);
+}

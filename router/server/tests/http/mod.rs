@@ -1,0 +1,6 @@
+//! The front door: what goes in and what comes out.
+
+mod answers;
+mod connections;
+mod errors;
+mod streams;
