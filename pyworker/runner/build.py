@@ -42,6 +42,7 @@ def build_runner(
     backend: str = "native",
     dtype: str = "auto",
     limits: Limits | None = None,
+    threads: int | None = None,
     features: tuple[str, ...] = ("seeded_exact",),
 ) -> BuiltRunner:
     """Plan the memory, load the weights, make the runner. Sets torch to one thread in this process.
@@ -51,7 +52,7 @@ def build_runner(
         ModelLoadError: a folder that cannot be loaded.
     """
     kind = _dtype(dtype)
-    made = make_backend(backend)
+    made = make_backend(backend, threads)
     limits = limits or Limits()
     config = read_config(model_dir)
     max_model_len = _max_model_len(limits, config.max_position_embeddings)
@@ -89,8 +90,8 @@ def build_runner(
     return BuiltRunner(runner, engine_config, capabilities, plan)
 
 
-def make_backend(name: str) -> Backend:
-    """A backend by name.
+def make_backend(name: str, threads: int | None = None) -> Backend:
+    """A backend by name. `threads` compute where the backend has several; by default every core of this process.
 
     Raises:
         ConfigError: an unknown name, or a native module that is not installed.
@@ -107,7 +108,7 @@ def make_backend(name: str) -> Backend:
             raise ConfigError(
                 "--backend", name, f"the native module is not installed ({error}); see make serve"
             ) from error
-        return NativeBackend()
+        return NativeBackend(threads)
     raise ConfigError("--backend", name, f"known are {', '.join(BACKENDS)}")
 
 

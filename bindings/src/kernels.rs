@@ -1,0 +1,289 @@
+//! `slackwater._native.kernels`: the CPU kernels on numpy arrays, in place and without a copy.
+//!
+//! Arrays are float32 and C-contiguous (a torch tensor comes in by `.numpy()`). The numpy crate lends them out: an array
+//! that is being written cannot be given to another call at the same time. Calls that take longer than giving up the
+//! interpreter costs run without it.
+
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "pyo3 hands arguments over by value"
+)]
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+
+use numpy::{
+    AsSliceError, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
+    PyUntypedArrayMethods,
+};
+use pyo3::create_exception;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::marker::Ungil;
+use pyo3::prelude::*;
+use slackwater_kernels::{self as kernels, Kernels};
+
+create_exception!(
+    slackwater._native.kernels,
+    KernelError,
+    PyValueError,
+    "A call that a kernel refuses: a wrong shape, a missing instruction set. Nothing has been written."
+);
+create_exception!(
+    slackwater._native.kernels,
+    KernelPanic,
+    PyRuntimeError,
+    "A bug in a kernel. What it was writing is undefined."
+);
+
+/// Estimated work from which a call gives up the interpreter, in microseconds.
+const DETACH_MICROS: u64 = 50;
+
+/// The kernels of this process; none until somebody asks.
+static CHOSEN: Mutex<Option<Kernels>> = Mutex::new(None);
+
+/// Fills the module.
+pub(crate) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("REVISION", kernels::REVISION)?;
+    module.add("KernelError", py.get_type::<KernelError>())?;
+    module.add("KernelPanic", py.get_type::<KernelPanic>())?;
+    module.add_class::<PackedLinear>()?;
+    module.add_class::<Pool>()?;
+    module.add_class::<Step>()?;
+    module.add_function(wrap_pyfunction!(available_isas, module)?)?;
+    module.add_function(wrap_pyfunction!(available_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(embed, module)?)?;
+    module.add_function(wrap_pyfunction!(isa, module)?)?;
+    module.add_function(wrap_pyfunction!(linear, module)?)?;
+    module.add_function(wrap_pyfunction!(set_isa, module)?)?;
+    let names = module.dict().keys();
+    let public = names
+        .iter()
+        .filter(|name| !name.to_string().starts_with('_'));
+    let public: Vec<_> = public.collect();
+    module.add("__all__", public)
+}
+
+/// The weights of a linear layer, packed for the kernels.
+#[pyclass(frozen, module = "slackwater._native.kernels")]
+struct PackedLinear {
+    inner: kernels::PackedLinear,
+}
+
+#[pymethods]
+impl PackedLinear {
+    #[new]
+    #[pyo3(signature = (weight, bias=None))]
+    fn new(
+        py: Python<'_>,
+        weight: PyReadonlyArray2<'_, f32>,
+        bias: Option<PyReadonlyArray1<'_, f32>>,
+    ) -> PyResult<Self> {
+        let [columns, depth] = row_major(&weight, "weight")?;
+        let weight = lent(weight.as_slice(), "weight")?;
+        let bias = bias
+            .as_ref()
+            .map(|bias| lent(bias.as_slice(), "bias"))
+            .transpose()?;
+        let inner = guarded(py, true, || {
+            kernels::PackedLinear::pack(weight, columns, depth, bias)
+        })?;
+        Ok(Self { inner })
+    }
+
+    /// Shape of the weight, `(N, K)`.
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        (self.inner.columns(), self.inner.depth())
+    }
+
+    /// Memory that it holds, in bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.inner.bytes()
+    }
+}
+
+/// Threads that share the work of a call; the caller is one of them.
+#[pyclass(frozen, module = "slackwater._native.kernels")]
+struct Pool {
+    inner: kernels::Pool,
+}
+
+#[pymethods]
+impl Pool {
+    #[new]
+    fn new(py: Python<'_>, threads: usize) -> PyResult<Self> {
+        let inner = guarded(py, false, || kernels::Pool::new(threads))?;
+        Ok(Self { inner })
+    }
+
+    /// Threads, the caller included.
+    #[getter]
+    fn threads(&self) -> usize {
+        self.inner.threads()
+    }
+
+    /// A context in which several calls follow each other closely.
+    fn step(slf: Py<Self>) -> Step {
+        Step {
+            pool: slf,
+            guard: Mutex::new(None),
+        }
+    }
+}
+
+/// See `Pool.step`.
+#[pyclass(frozen, module = "slackwater._native.kernels")]
+struct Step {
+    pool: Py<Pool>,
+    guard: Mutex<Option<kernels::StepGuard>>,
+}
+
+#[pymethods]
+impl Step {
+    fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        let guard = slf.pool.get().inner.step();
+        *slf.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        _kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) {
+        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// `out = x W^T + b`, in place: `x` is `[rows, K]`, `out` is `[rows, N]`.
+#[pyfunction]
+fn linear(
+    py: Python<'_>,
+    x: PyReadonlyArray2<'_, f32>,
+    w: &PackedLinear,
+    mut out: PyReadwriteArray2<'_, f32>,
+    pool: &Pool,
+) -> PyResult<()> {
+    let [rows, depth] = row_major(&x, "x")?;
+    check_shape("x", [rows, depth], [rows, w.inner.depth()])?;
+    check_shape("out", row_major(&out, "out")?, [rows, w.inner.columns()])?;
+    let x = lent(x.as_slice(), "x")?;
+    let out = lent(out.as_slice_mut(), "out")?;
+    let long = kernels::estimated_micros(rows, &w.inner) > DETACH_MICROS;
+    let kernels = chosen();
+    guarded(py, long, || {
+        kernels::linear(x, rows, &w.inner, out, kernels, &pool.inner)
+    })
+}
+
+/// Copies rows of the unpacked weight: `ids` is int32 `[R]`, `out` is `[R, K]`.
+#[pyfunction]
+fn embed(
+    py: Python<'_>,
+    ids: PyReadonlyArray1<'_, i32>,
+    w: &PackedLinear,
+    mut out: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    let ids = lent(ids.as_slice(), "ids")?;
+    check_shape("out", row_major(&out, "out")?, [ids.len(), w.inner.depth()])?;
+    let out = lent(out.as_slice_mut(), "out")?;
+    guarded(py, false, || kernels::embed(ids, &w.inner, out))
+}
+
+/// Name of the instruction set in use.
+#[pyfunction]
+fn isa() -> &'static str {
+    chosen().isa().name()
+}
+
+/// Chooses the instruction set of this process by name; `auto` is the best that the machine has.
+#[pyfunction]
+fn set_isa(name: &str) -> PyResult<()> {
+    let kernels = if name == "auto" {
+        Kernels::best()
+    } else {
+        name.parse().and_then(Kernels::for_isa).map_err(refused)?
+    };
+    *CHOSEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(kernels);
+    Ok(())
+}
+
+/// Names of the instruction sets that this machine has, the slowest first.
+#[pyfunction]
+fn available_isas() -> Vec<&'static str> {
+    let available = kernels::Isa::ALL.into_iter();
+    available
+        .filter(|isa| isa.is_available())
+        .map(kernels::Isa::name)
+        .collect()
+}
+
+/// Cores that this process may use, by affinity and by quota; at least 1.
+#[pyfunction]
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn chosen() -> Kernels {
+    *CHOSEN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_with(Kernels::best)
+}
+
+/// Runs a kernel, without the interpreter if it is long, and turns what goes wrong into an exception.
+fn guarded<T: Ungil + Send>(
+    py: Python<'_>,
+    long: bool,
+    call: impl FnOnce() -> Result<T, kernels::KernelError> + Ungil + Send,
+) -> PyResult<T> {
+    // What a panicking call was writing belongs to the caller, who is told.
+    let caught = || catch_unwind(AssertUnwindSafe(call));
+    let result = if long { py.detach(caught) } else { caught() };
+    match result {
+        Ok(result) => result.map_err(refused),
+        Err(payload) => Err(KernelPanic::new_err(panic_text(payload.as_ref()))),
+    }
+}
+
+fn refused(error: kernels::KernelError) -> PyErr {
+    KernelError::new_err(error.to_string())
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+/// The shape of an array in row-major order. A slice alone does not tell: numpy's crate lends column-major arrays too.
+fn row_major(array: &Bound<'_, PyArray2<f32>>, what: &str) -> PyResult<[usize; 2]> {
+    match array.shape() {
+        [first, second] if array.is_c_contiguous() => Ok([*first, *second]),
+        _ => Err(not_contiguous(what)),
+    }
+}
+
+fn lent<T>(slice: Result<T, AsSliceError>, what: &str) -> PyResult<T> {
+    slice.map_err(|_| not_contiguous(what))
+}
+
+fn not_contiguous(what: &str) -> PyErr {
+    KernelError::new_err(format!("{what} is not C-contiguous and aligned"))
+}
+
+fn check_shape(what: &str, actual: [usize; 2], expected: [usize; 2]) -> PyResult<()> {
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(KernelError::new_err(format!(
+            "{what} has shape {actual:?}, expected {expected:?}"
+        )))
+    }
+}
