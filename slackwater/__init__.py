@@ -7,6 +7,7 @@ looked up when they are first used, so that importing this package needs no torc
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,4 +32,6 @@ def main() -> None:
     """The program `slackwater`: exits with the status of the Rust side."""
     from slackwater import _native
 
+    # Ctrl-C is the router's from here on; Python's own handler would raise once more after a clean stop.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(_native.main(sys.argv))

@@ -17,13 +17,13 @@ class OrderPolicy(Protocol):
         """Smaller goes first; equal keys go by arrival. `now` in microseconds."""
 
 
-class FirstComeFirstServed:
-    """By arrival, but those whose clients have already seen tokens go first: preempted ones, and resumed ones."""
+class ClassOrder:
+    """By class, inside a class by arrival; but those whose clients have seen tokens (preempted, resumed) go first there."""
 
     def key(self, request: Request, now: int) -> tuple[int, ...]:  # noqa: ARG002 the protocol's signature
-        """0 for a request that was under way before, 1 for a fresh one."""
+        """The class's rank; then 0 for a request that was under way before, 1 for a fresh one."""
         under_way = request.status is RequestStatus.PREEMPTED or bool(request.output_ids)
-        return (0 if under_way else 1,)
+        return (request.klass.rank, 0 if under_way else 1)
 
 
 class WaitingQueue:

@@ -37,6 +37,14 @@ class RequestClass(Enum):
     STANDARD = "standard"
     OFFLINE = "offline"
 
+    @property
+    def rank(self) -> int:
+        """Place in that order, from 0."""
+        return _RANKS[self]
+
+
+_RANKS = {klass: rank for rank, klass in enumerate(RequestClass)}
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

@@ -19,7 +19,7 @@ from pyworker.engine.outputs import (
     StepOutputs,
     cancelled_output,
 )
-from pyworker.engine.queue import FirstComeFirstServed, WaitingQueue
+from pyworker.engine.queue import ClassOrder, WaitingQueue
 from pyworker.engine.request import Request, RequestClass, RequestStatus
 from pyworker.engine.validation import check_request
 from pyworker.errors import DuplicateAttempt, IntegrityError
@@ -51,8 +51,8 @@ class Scheduler:
         self._config = config
         self._kv_cache = kv_cache
         self._metrics = metrics
-        self._waiting = WaitingQueue(policy or FirstComeFirstServed())
-        self._running: list[Request] = []  # by arrival, oldest first
+        self._waiting = WaitingQueue(policy or ClassOrder())
+        self._running: list[Request] = []  # by class, inside a class the oldest first; the last one yields first
         self._requests: dict[str, Request] = {}
         self._cancelled: dict[str, None] = {}  # a set that keeps its order
         self._outputs: list[RequestOutput] = []  # made outside a step, not handed out yet
@@ -156,14 +156,18 @@ class Scheduler:
             self._outputs.append(cancelled_output(request_id, request.attempt, len(request.output_ids)))
 
     def _schedule_decodes(self, out: SchedulerOutput) -> None:
-        """One token for each running request that lacks only that one and has credit; others yield blocks to it."""
+        """One token for each running request that lacks only that one and has credit; others yield blocks to it.
+
+        First those that may not go on anyway, then the lowest class, in both the youngest first. Whoever stands after a
+        request has no place in the step yet when that request needs a block, so a victim never has to be taken out.
+        """
         for request in list(self._running):
             if request.status is not RequestStatus.RUNNING or not request.has_credit:
                 continue
             if request.num_tokens - request.num_computed_tokens != 1:
                 continue
             while self._kv_cache.allocate_slots(request, 1) is None:
-                victim = self._youngest_stalled(out) or self._running[-1]
+                victim = self._last_stalled(out) or self._running[-1]
                 self._preempt(victim)
                 if victim is request:
                     break
@@ -186,7 +190,7 @@ class Scheduler:
         Those without credit can only compute in advance. They are passed over where there is no room, and hold up none.
         """
         for request in self._waiting.in_order(now):
-            if len(self._running) >= self._config.max_num_seqs and self._youngest_stalled(out) is None:
+            if len(self._running) >= self._config.max_num_seqs and self._last_stalled(out) is None:
                 return
             if request.status is RequestStatus.PREEMPTED and not request.has_credit:
                 continue  # it would only compute again what it cannot go on from
@@ -212,7 +216,7 @@ class Scheduler:
         while len(self._running) >= self._config.max_num_seqs or (
             self._kv_cache.allocate_slots(request, num_tokens, rest, cached) is None
         ):
-            stalled = self._youngest_stalled(out) if request.has_credit else None
+            stalled = self._last_stalled(out) if request.has_credit else None
             if stalled is None:
                 return False
             self._preempt(stalled)
@@ -220,7 +224,7 @@ class Scheduler:
 
     def _start(self, request: Request, num_cached: int) -> None:
         self._waiting.remove(request)
-        insort(self._running, request, key=_arrival)
+        insort(self._running, request, key=_standing)
         request.num_computed_tokens = num_cached
         if request.status is RequestStatus.WAITING:
             request.num_cached_tokens = num_cached
@@ -229,8 +233,8 @@ class Scheduler:
             self._metrics.add("prefix_cache_hits", num_cached)
         request.status = RequestStatus.RUNNING
 
-    def _youngest_stalled(self, out: SchedulerOutput) -> Request | None:
-        """The youngest running request whose client has not said that it may go on, and that is not in this step."""
+    def _last_stalled(self, out: SchedulerOutput) -> Request | None:
+        """The last running request whose client has not said that it may go on, and that is not in this step."""
         for request in reversed(self._running):
             if not request.has_credit and request.request_id not in out.num_scheduled_tokens:
                 return request
@@ -282,8 +286,8 @@ class Scheduler:
         return output
 
 
-def _arrival(request: Request) -> int:
-    return request.arrival
+def _standing(request: Request) -> tuple[int, int]:
+    return request.klass.rank, request.arrival
 
 
 def _wanted(request: Request, num_computed: int) -> int:

@@ -112,6 +112,7 @@ class BlockPool:
         for block in self.blocks[1:]:
             self.free_list.append(block)
         self._by_hash: dict[tuple[int, int], KVCacheBlock] = {}
+        self._copies: dict[int, dict[int, KVCacheBlock]] = {}  # by content id and block id, without the one in _by_hash
         self._last_content_id = 0
 
     @property
@@ -166,11 +167,16 @@ class BlockPool:
         return self._by_hash.get((salt, block_hash))
 
     def store(self, block: KVCacheBlock, block_hash: int, salt: int, parent_id: int, token_ids: Sequence[int]) -> None:
-        """Say what a full block holds. Where the hash is taken already, the older block stays the one that is found."""
+        """Say what a full block holds.
+
+        Of blocks with equal content the oldest is found, and the next one after it is gone. Where another content has
+        the hash already, the block is never found.
+        """
         key = (salt, block_hash)
         known = self._by_hash.get(key)
         if known is not None and known.content is not None and known.content.equals(salt, parent_id, token_ids):
             block.content = known.content
+            self._copies.setdefault(known.content.content_id, {})[block.block_id] = block
             return
         self._last_content_id += 1
         block.content = BlockContent(block_hash, salt, parent_id, tuple(token_ids), self._last_content_id)
@@ -197,11 +203,21 @@ class BlockPool:
             content = block.content
             if content is None or (content.salt, content.block_hash) != (salt, known_hash):
                 raise IntegrityError("the prefix cache names a block that holds something else", {"block": repr(block)})
+        for content_id, copies in self._copies.items():
+            for block in copies.values():
+                if block.content is None or block.content.content_id != content_id:
+                    raise IntegrityError("a block is listed as a copy of what it does not hold", {"block": repr(block)})
 
     def _forget(self, block: KVCacheBlock) -> None:
         content, block.content = block.content, None
         if content is None:
             return
-        key = (content.salt, content.block_hash)
-        if self._by_hash.get(key) is block:
+        key, copies = (content.salt, content.block_hash), self._copies.get(content.content_id, {})
+        if self._by_hash.get(key) is not block:
+            copies.pop(block.block_id, None)
+        elif copies:
+            self._by_hash[key] = copies.pop(next(iter(copies)))
+        else:
             del self._by_hash[key]
+        if not copies:
+            self._copies.pop(content.content_id, None)

@@ -41,7 +41,8 @@ class TorchModelRunner:
         batch = self._builder.build(out)
         rows = {request_id: RowResult() for request_id in out.num_scheduled_tokens}
         if batch.num_tokens:
-            logits = self._model.forward(self._backend, batch, self._kv, host.progress)
+            with self._backend.step():
+                logits = self._model.forward(self._backend, batch, self._kv, host.progress)
             plan = [SamplingRow.of(out.requests[request_id], self._eos_ids) for request_id in batch.logit_ids]
             rows.update(zip(batch.logit_ids, sample(logits, plan), strict=True))
         return ModelRunnerOutput(rows, step_micros=(time.perf_counter_ns() - started) // 1000)

@@ -1,4 +1,4 @@
-"""What a client gets for what cannot be served: OpenAI's error object, the parameter by name, and nobody else disturbed."""
+"""What a client gets for what cannot be served: OpenAI's error object, with the parameter by name; no stream is disturbed."""
 
 from __future__ import annotations
 

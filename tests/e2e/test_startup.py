@@ -111,7 +111,7 @@ def test_a_worker_command_that_does_not_exist(folder: Path) -> None:
     assert "no-such-program" in one_line(done)
 
 
-def test_ctrl_c_stops_at_once_and_leaves_nothing(folder: Path) -> None:
+def test_ctrl_c_stops_at_once_and_leaves_nothing() -> None:
     with Server("serve", "sim", "--worker-command", "slackwater-worker --sim") as server:
         server.wait_ready()
         assert stat.S_IMODE(server.socket.parent.stat().st_mode) == 0o700
@@ -121,7 +121,7 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(folder: Path) -> None:
         assert not server.socket.exists()
 
 
-def test_ready_only_while_a_worker_is(folder: Path) -> None:
+def test_ready_only_while_a_worker_is() -> None:
     with Server("serve", "sim", "--worker-command", "slackwater-worker --sim") as server:
         server.wait_listening()
         # The worker needs longer to start than this request to arrive, or it is ready already and says so.

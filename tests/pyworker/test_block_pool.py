@@ -62,6 +62,23 @@ def test_equal_content_has_one_content_id_and_the_first_block_is_found() -> None
     assert pool.lookup(0, 11) is first
 
 
+def test_a_copy_is_found_when_the_first_block_is_gone() -> None:
+    pool = BlockPool(5)
+    first, second, third, fourth = pool.get(4)
+    for block in (first, second, third):
+        pool.store(block, 11, 0, 0, [1, 2])
+    pool.release([second])
+    assert pool.get(1) == [second]  # a copy that is itself gone is not found
+    pool.release([first])
+    assert pool.get(1) == [first]
+    assert (pool.lookup(0, 11), pool.num_cached) == (third, 1)
+    pool.store(fourth, 12, 0, 1, [3, 4])
+    pool.check({block.block_id: 1 for block in (first, second, third, fourth)})
+    pool.release([third])
+    pool.get(1)
+    assert (pool.lookup(0, 11), pool.num_cached) == (None, 1)
+
+
 def test_releasing_what_nobody_holds_is_refused() -> None:
     pool = BlockPool(3)
     (block,) = pool.get(1)
@@ -70,11 +87,12 @@ def test_releasing_what_nobody_holds_is_refused() -> None:
         pool.release([block])
 
 
-@pytest.mark.parametrize("breach", ["held_but_free", "leaked", "counted_twice", "off_the_list", "wrong_name"])
+@pytest.mark.parametrize("breach", ["held_but_free", "leaked", "counted_twice", "off_the_list", "wrong_name", "wrong_copy"])
 def test_check_sees_each_kind_of_breach(breach: str) -> None:
     pool = BlockPool(4)
     one, two = pool.get(2)
     pool.store(one, 11, 0, 0, [1, 2])
+    pool.store(two, 11, 0, 0, [1, 2])
     held = {one.block_id: 1, two.block_id: 1}
     pool.check(held)
     if breach == "held_but_free":
@@ -85,6 +103,8 @@ def test_check_sees_each_kind_of_breach(breach: str) -> None:
         two.ref_count = 2
     elif breach == "off_the_list":
         pool.free_list.remove(pool.blocks[3])
+    elif breach == "wrong_copy":
+        two.content = None
     else:
         one.content = None
     with pytest.raises(IntegrityError):

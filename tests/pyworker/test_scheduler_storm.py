@@ -9,7 +9,7 @@ from support.engine_rig import UNLIMITED, oracle_of, request_for_test
 from support.scheduler_world import world_for_test
 
 from pyworker.engine.outputs import FinishReason
-from pyworker.engine.request import Request, SamplingParams
+from pyworker.engine.request import Request, RequestClass, SamplingParams
 from pyworker.errors import InvalidRequest
 
 
@@ -75,6 +75,7 @@ class Storm:
         request = request_for_test(f"r{len(self.world.requests)}", self.text(), params=params)
         request.credit_up_to = self.rng.choice([0, 1, 5, UNLIMITED])
         request.salt = self.rng.choice([0, 0, 1])
+        request.klass = self.rng.choice(list(RequestClass))
         known = self.ended(request)
         request.output_ids = known[: self.rng.choice([0, 0, self.rng.randrange(len(known))])]
         self.submit(request)

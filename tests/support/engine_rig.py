@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from pyworker.engine.config import EngineConfig
 from pyworker.engine.core import EngineCore
-from pyworker.engine.request import Request, SamplingParams
+from pyworker.engine.request import Request, RequestClass, SamplingParams
 from pyworker.runner.sim import SimRunner, oracle_tokens, sim_capabilities
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def request_for_test(
     attempt: int = 0,
     salt: int = 0,
     params: SamplingParams | None = None,
+    klass: RequestClass = RequestClass.STANDARD,
 ) -> Request:
     """A request with unlimited credit for eight tokens."""
     return Request(
@@ -64,6 +65,7 @@ def request_for_test(
         prompt_ids=list(prompt_ids),
         params=params or SamplingParams(max_tokens=8, seed=7),
         output_ids=list(output_ids or []),
+        klass=klass,
         salt=salt,
         credit_up_to=credit,
     )

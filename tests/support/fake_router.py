@@ -7,7 +7,7 @@ and fails after `PATIENCE` seconds.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -76,14 +76,14 @@ class FakeRouter:
 
     def receive(self, deadline: float) -> tuple[bytes, Message]:
         """The next message and its sender."""
-        if not self.socket.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not self.socket.poll(round(max(0.0, deadline - time.monotonic()) * 1000)):
             raise TimeoutError("no message from a worker")
         identity, *parts = self.socket.recv_multipart()
         return identity, decode(parts)
 
     def await_disconnect(self) -> None:
         """Wait until a worker has hung up."""
-        if not self._monitor.poll(PATIENCE * 1000):
+        if not self._monitor.poll(round(PATIENCE * 1000)):
             raise TimeoutError("no worker hung up")
         recv_monitor_message(self._monitor)
 
@@ -118,12 +118,14 @@ class FakeLink:
         epoch = 2**63 + self.router.links
         terms = {"heartbeat_micros": heartbeat_micros, "silence_micros": silence_micros}
         self.send(wire.Welcome(worker_id=1, epoch=epoch, **terms))
-        self.ready = self.next(wire.Ready).body
-        return self.ready
+        ready = self.next(wire.Ready).body
+        assert isinstance(ready, wire.Ready)
+        self.ready = ready
+        return ready
 
     def send(self, body: Body, ids: Sequence[int] = (), *, skip: int = 0) -> None:
         """Send a message with the next sequence number; `skip` makes the number wrong by so many."""
-        if seq_of(body) is not None:
+        if not isinstance(body, wire.Hello | wire.Welcome):
             self.sent_seq += 1
             body.seq = self.sent_seq + skip
         self.send_raw(encode(body, ids))
@@ -220,7 +222,7 @@ def rows(message: Message) -> list[tuple[wire.RequestOutput, list[int]]]:
 
 def make_submit(request_id: str, attempt: int = 1, num_output_tokens: int = 0, **changes: object) -> wire.Submit:
     """A `Submit` with ordinary values, less the changes."""
-    params = {
+    params: dict[str, Any] = {
         "max_tokens": 8,
         "min_tokens": 0,
         "temperature": 1.0,
@@ -228,7 +230,7 @@ def make_submit(request_id: str, attempt: int = 1, num_output_tokens: int = 0, *
         "seed": 7,
         "ignore_eos": False,
     }
-    fields = {
+    fields: dict[str, Any] = {
         "seq": 0,
         "request_id": request_id,
         "attempt": attempt,

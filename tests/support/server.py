@@ -90,17 +90,17 @@ class Server:
             if match := re.search(pattern, line):
                 return match
 
-    def wait_listening(self) -> Self:
+    def wait_listening(self, timeout: float = 60.0) -> Self:
         """Wait until both addresses are open; workers may still load."""
-        self.api = self.wait_for(r"API\s+(http://\S+)").group(1).removesuffix("/v1")
+        self.api = self.wait_for(r"API\s+(http://\S+)", timeout).group(1).removesuffix("/v1")
         self.ops = self.wait_for(r"ops\s+(http://\S+)").group(1)
         return self
 
-    def wait_ready(self) -> Self:
-        """Wait until a worker is ready."""
+    def wait_ready(self, timeout: float = 60.0) -> Self:
+        """Wait until a worker is ready; `timeout` bounds each silence on the way."""
         if not self.api:
-            self.wait_listening()
-        self.wait_for(r"^ready")
+            self.wait_listening(timeout)
+        self.wait_for(r"^ready", timeout)
         return self
 
     def kill_worker(self, worker: str, sig: signal.Signals = signal.SIGKILL) -> None:
@@ -143,4 +143,4 @@ class Server:
             while not self._queue.empty():
                 if line := self._queue.get():
                     self.lines.append(line)
-            print("\n".join(["--- the server said:", *self.lines]))
+            sys.stdout.write("\n".join(["--- the server said:", *self.lines, ""]))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -76,6 +78,9 @@ class Backend(Protocol):
     numerics: str
     batch_invariant: bool
     kv_layout: str
+
+    def step(self) -> AbstractContextManager[object]:
+        """What one step of the engine runs in: compute threads may wait busily inside it, and sleep outside."""
 
     def prepare_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         """Pack a float32 weight `[out, in]` (and bias `[out]`) at load time. The source may be dropped afterwards."""

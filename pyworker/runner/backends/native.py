@@ -10,6 +10,8 @@ from pyworker.runner.backends.reference import ReferenceBackend
 from slackwater._native import kernels
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -35,6 +37,10 @@ class NativeBackend(ReferenceBackend):
         _, _, machine = self.numerics.rpartition("-")
         self.numerics = f"f32-native{kernels.REVISION}-{machine}"
         self._pool = kernels.Pool(threads or kernels.available_threads())
+
+    def step(self) -> AbstractContextManager[object]:
+        """The pool's threads stay awake between the operations of a step."""
+        return self._pool.step()
 
     def prepare_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         """Pack a copy."""

@@ -6,6 +6,7 @@ rule, and is slow on purpose. `native` builds on it and replaces the matrix prod
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +69,10 @@ class ReferenceBackend:
     def __init__(self) -> None:
         self.numerics = f"f32-reference1-{_fingerprint()}"
         self._ropes: dict[tuple[float, int], RopeTable] = {}
+
+    def step(self) -> AbstractContextManager[object]:
+        """Nothing to set up: torch computes on the calling thread."""
+        return nullcontext()
 
     def prepare_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> RowLinear:
         """Keep the weight as it is."""

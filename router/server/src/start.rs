@@ -430,7 +430,7 @@ async fn announce_ready(handle: CoreHandle, name: String, api: SocketAddr) {
         return;
     }
     let body = serde_json::json!({
-        "model": name, "stream": true,
+        "model": name, "stream": true, "temperature": 0,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     });
     println!("ready; try it from another shell (Ctrl-C here stops the server):");

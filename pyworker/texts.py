@@ -1,0 +1,86 @@
+"""A model's text side in this process: its tokeniser, its chat template and the router's own way back to text."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Never
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from pyworker.errors import InvalidRequest, ModelLoadError
+from pyworker.models.hashes import chat_template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from slackwater._native.text import Detokenizer, StopMatcher
+
+
+class TextSide:
+    """A model folder's tokeniser and chat template.
+
+    Raises:
+        ModelLoadError: a file that is missing or broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from slackwater._native.text import Detokenizer
+
+        path = folder / "tokenizer.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+            self._tokenizer = Tokenizer.from_str(text)
+            self._detokenizer = Detokenizer(text)
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(str(path), f"cannot be read: {error}") from error
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _raise_exception
+        environment.filters["tojson"] = _to_json
+        source = chat_template(folder).decode()
+        try:
+            self._template = environment.from_string(source) if source else None
+        except TemplateError as error:
+            raise ModelLoadError(str(folder), f"the chat template cannot be read: {error}") from error
+        self._special_tokens = _special_tokens(folder)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain prompt, with the special tokens that the model puts around it."""
+        return list(self._tokenizer.encode(text).ids)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation, with the opening of the assistant's turn."""
+        if self._template is None:
+            raise InvalidRequest("chat_unsupported", "the model has no chat template")
+        try:
+            text = self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+        except TemplateError as error:
+            raise InvalidRequest("invalid_request", str(error), param="messages") from error
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def stream(self, stops: Sequence[str]) -> tuple[Detokenizer, StopMatcher]:
+        """What turns one request's tokens into text."""
+        from slackwater._native.text import StopMatcher
+
+        return self._detokenizer.fresh(), StopMatcher(list(stops))
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """`bos_token` and the like of `tokenizer_config.json`, which templates use."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    named = {name: value for name, value in found.items() if name.endswith("_token")}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _raise_exception(message: str) -> Never:
+    raise TemplateError(message)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
