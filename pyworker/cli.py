@@ -30,6 +30,9 @@ _STDIN: Final = 0
 _ORPHAN_SECONDS: Final = 1.0
 """How long a worker whose router is gone may take to end in order."""
 
+_SWITCH_SECONDS: Final = 0.0001
+"""How long a thread may keep the interpreter while another one waits for it."""
+
 _logger = logging.getLogger("pyworker")
 
 
@@ -76,19 +79,16 @@ def _export(args: list[str]) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that does not exist yet, or is empty")
     parsed = parser.parse_args(args)
     from pyworker.models.tiny import write_tiny
+    from pyworker.models.whole_folder import fill_folder
 
-    folder: Path = parsed.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError("DIR", folder, "is not empty")
-        write_tiny(folder)
-    except OSError as error:
-        raise ConfigError("DIR", folder, f"cannot be written: {error.strerror}") from error
+    fill_folder(parsed.folder, write_tiny)
 
 
 def _serve(args: list[str]) -> None:
     parsed = _worker_parser().parse_args(args)
+    # Else the link's thread may wait 5 ms for the interpreter each time that the engine's thread computes in it.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    stop = _StopOnSignals()
     from pyworker.config import Options, build_engine
     from pyworker.models.prepare import prepare
     from pyworker.transport.launch import is_launched, read_launch, resolve_endpoint, resolve_token, watch_end
@@ -109,11 +109,12 @@ def _serve(args: list[str]) -> None:
         end = None
         endpoint = resolve_endpoint(parsed.router)
         tokens = resolve_token(endpoint, None, parsed.token_file)
+    _logger.debug("loading %s", parsed.model)
     engine = build_engine(prepare(parsed.model), options)
     with Worker(engine=engine, router=endpoint, token=tokens) as worker:
         if end is not None:
             end.abandon(worker)
-        _stop_on_signals(worker)
+        stop.serve(worker)
         _logger.info("%s is loaded; joining %s", worker.capabilities.model_name, endpoint)
         worker.run()
 
@@ -143,13 +144,28 @@ class _OrphanEnd:
         os._exit(ExitCode.OK)
 
 
-def _stop_on_signals(worker: Worker) -> None:
-    def stop(number: int, frame: object) -> None:
-        del number, frame
-        worker.stop()
+class _StopOnSignals:
+    """From now on SIGTERM and SIGINT end the process in order: a load by leaving it, a worker by a drain."""
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._over = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def serve(self, worker: Worker) -> None:
+        """The worker that is to be stopped, from now on."""
+        self._worker = worker
+        if self._over:
+            # The exit was raised where Python throws exceptions away, as in a finaliser.
+            raise SystemExit(ExitCode.OK)
+
+    def _stop(self, number: int, frame: object) -> None:
+        del number, frame
+        self._over = True
+        if self._worker is None:
+            raise SystemExit(ExitCode.OK)
+        self._worker.stop()
 
 
 def _worker_parser() -> argparse.ArgumentParser:

@@ -29,6 +29,9 @@ _logger = logging.getLogger(__name__)
 MODEL_NAME: Final = "SLACKWATER_MODEL_NAME"
 """Set by a router for the workers that it starts: they are given a folder, and clients use another name."""
 
+WORKERS: Final = "SLACKWATER_WORKERS"
+"""Set by a router for the workers that it starts: how many they are, and so share this machine's memory."""
+
 _CHOICES: Final = {"backend": ("native", "reference"), "dtype": ("auto", "float32", "bfloat16")}
 _SIM_ONLY: Final = ("step_micros", "slots", "num_blocks")
 _MODEL_ONLY: Final = ("backend", "dtype", "kv_cache_bytes", "threads")
@@ -120,6 +123,7 @@ def build_engine(prepared: Prepared, options: Options, env: Mapping[str, str] = 
         max_num_batched_tokens=options.max_num_batched_tokens,
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
+        workers=_workers(env),
     )
     built = build_runner(
         prepared.model_dir,
@@ -131,6 +135,13 @@ def build_engine(prepared: Prepared, options: Options, env: Mapping[str, str] = 
     )
     _logger.info("memory plan:\n%s", built.plan.table())
     return EngineCore(built.config, built.runner, MonotonicClock(), built.capabilities)
+
+
+def _workers(env: Mapping[str, str]) -> int:
+    text = env.get(WORKERS) or "1"
+    if not (text.isdecimal() and int(text) >= 1):
+        raise ConfigError(WORKERS, text, "a number, at least 1")
+    return int(text)
 
 
 class MonotonicClock:

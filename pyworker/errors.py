@@ -83,6 +83,15 @@ class EngineFailed(SlackwaterError):
         super().__init__(f"a second step failed within {window_micros} us: {what}")
 
 
+class BackendBroken(SlackwaterError):
+    """A kernel broke off in the middle: what it was writing is undefined, so no token can be trusted any more."""
+
+    def __init__(self, backend: str, what: str) -> None:
+        self.backend = backend
+        self.what = what
+        super().__init__(f"backend {backend} is broken: {what}")
+
+
 class IntegrityError(SlackwaterError):
     """The engine's own books do not add up. It must refuse new work and end."""
 

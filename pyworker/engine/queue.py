@@ -18,7 +18,10 @@ class OrderPolicy(Protocol):
 
 
 class ClassOrder:
-    """By class, inside a class by arrival; but those whose clients have seen tokens (preempted, resumed) go first there."""
+    """By class, inside a class by arrival; those whose clients have already seen tokens go first in their class.
+
+    Those are the preempted ones and the resumed ones.
+    """
 
     def key(self, request: Request, now: int) -> tuple[int, ...]:  # noqa: ARG002 the protocol's signature
         """The class's rank; then 0 for a request that was under way before, 1 for a fresh one."""

@@ -153,6 +153,13 @@ class LlamaConfig:
         return shapes
 
     @property
+    def linear_shapes(self) -> tuple[tuple[int, int], ...]:
+        """`(out, in)` of the matrix products, as they are fused: of one layer, and the head."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        return (q + 2 * kv, hidden), (hidden, q), (2 * inner, hidden), (hidden, inner), (self.vocab_size, hidden)
+
+    @property
     def ignored_tensors(self) -> tuple[str, ...]:
         """Endings of names that a file may hold and that follow from the rest.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.metadata
-import shutil
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from pyworker.errors import ConfigError, ModelLoadError, ModelNotFound
 from pyworker.folders import cache_dir
 from pyworker.models.gguf import check_gguf, convert_gguf
 from pyworker.models.loader import read_json, weight_files
+from pyworker.models.whole_folder import reason_of, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +61,8 @@ def prepare(model: str) -> Prepared:
         return Prepared(model, built())
     path = Path(model)
     if path.is_dir():
-        return Prepared(path.resolve().name, _check_folder(path.resolve()))
+        # Not resolved: a link to a folder with a hash for its name says what the model is called.
+        return Prepared(Path(os.path.abspath(path)).name, _check_folder(path.resolve()))  # noqa: PTH100 - it keeps links
     if path.is_file() and path.suffix == ".gguf":
         return Prepared(path.stem, _prepare_gguf(path.resolve()))
     if path.is_file():
@@ -129,23 +131,11 @@ def _cached(key: str, write: Callable[[Path], None]) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         with _lock(parent / f".{key}.lock"):
             if not target.is_dir():
-                _write_whole(parent / f".{key}.partial", target, write)
+                write_whole(parent / f".{key}.partial", target, write)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        allowed = f"cannot be written: {reason}; SLACKWATER_CACHE names another folder"
+        allowed = f"cannot be written: {reason_of(error)}; SLACKWATER_CACHE names another folder"
         raise ConfigError("cache folder", parent, allowed) from error
     return target.resolve()
-
-
-def _write_whole(partial: Path, target: Path, write: Callable[[Path], None]) -> None:
-    # Under the lock, what is there was left by a process that was killed.
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        write(partial)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def read_config(folder: Path) -> LlamaConfig:
     path = folder / "config.json"
     data = read_json(path)
     kind = data.get("model_type")
-    if kind not in _FAMILIES:
+    if not isinstance(kind, str) or kind not in _FAMILIES:
         raise UnsupportedModel(str(path), f"model_type {kind!r} is not built; known: {', '.join(_FAMILIES)}")
     return _FAMILIES[kind].parse(data, str(path))
 

@@ -15,7 +15,8 @@ from pyworker.models.hashes import text_hash, weights_hash
 from pyworker.models.loader import Weights
 from pyworker.models.registry import load_model, read_config, read_eos_ids
 from pyworker.runner.backends.base import BLOCK_SIZE
-from pyworker.runner.memory import Limits, MemoryPlan, memory_limit, plan_memory
+from pyworker.runner.host_memory import memory_limit
+from pyworker.runner.memory import Limits, MemoryPlan, fit_model_len, plan_memory
 from pyworker.runner.model_runner import TorchModelRunner
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def build_runner(
     made = make_backend(backend, threads)
     limits = limits or Limits()
     config = read_config(model_dir)
-    max_model_len = _max_model_len(limits, config.max_position_embeddings)
     weights = Weights(model_dir)
     weights.check(config.tensor_shapes(), config.ignored_tensors)
     eos_ids = read_eos_ids(model_dir, config.vocab_size)
     plan = plan_memory(config, limits, memory_limit())
+    max_model_len = fit_model_len(config, limits, plan)
     hashed = weights_hash(weights.files)
     model = load_model(config, weights, made)
     weights.close()
@@ -73,7 +74,7 @@ def build_runner(
         max_model_len=max_model_len,
         slots=limits.max_num_seqs,
         dtype=kind,
-        numerics=f"{made.numerics}-{hashed}",
+        numerics=f"{made.numerics(config.attn_spec, config.linear_shapes)}-{hashed}",
         kv_layout=made.kv_layout,
         features=features,
     )
@@ -118,10 +119,3 @@ def _dtype(dtype: str) -> str:
     if dtype not in DTYPES:
         raise ConfigError("--dtype", dtype, f"known are {', '.join(DTYPES)}")
     return "float32"
-
-
-def _max_model_len(limits: Limits, longest: int) -> int:
-    asked = limits.max_model_len
-    if asked is not None and not 2 <= asked <= longest:
-        raise ConfigError("--max-model-len", asked, f"2 to {longest}, the context that the model was made for")
-    return asked or longest

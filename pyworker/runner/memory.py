@@ -1,13 +1,13 @@
 """The memory plan: what the worker will take, known before anything big is allocated.
 
-Limit = what the control group and the machine leave. Weights, workspace and logits are what they are; the KV cache gets
-what was asked for, or a share of the rest.
+Limit = what the control groups and the machine leave, divided by the workers that share it. Weights, workspace and
+logits are what they are; the KV cache gets what was asked for, or a share of the rest.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyworker.errors import ConfigError
@@ -16,22 +16,28 @@ from pyworker.runner.backends.base import BLOCK_SIZE
 if TYPE_CHECKING:
     from pyworker.models.llama import LlamaConfig
 
+_logger = logging.getLogger(__name__)
+
 _HEADROOM = 1 << 30
 _KV_SHARE = 2
 """The default cache takes at most one part in this many of the limit."""
 _KV_DEFAULT_MAX = 4 << 30
-_INTERPRETER = 320 << 20
-"""Resident set of Python with torch imported, before a model is read."""
+_INTERPRETER = 550 << 20
+"""Resident set of Python with all that a worker imports, torch first of all, before a model is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of the engine. `max_model_len` counts a request's prompt and output; `max_num_batched_tokens` a step's."""
+    """Sizes of the engine. `max_model_len` counts a request's prompt and output; `max_num_batched_tokens` a step's.
+
+    `workers` share the memory that this process finds, itself included.
+    """
 
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +59,13 @@ class MemoryPlan:
         return "\n".join(f"  {name:<12}{size / (1 << 20):>10.1f} MiB" for name, size in rows)
 
 
-def memory_limit(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may take: the lesser of available memory and what its control group has left."""
-    available = _available(proc / "meminfo")
-    own = _own_cgroup(proc / "self" / "cgroup")
-    for folder in (cgroup / own, cgroup):
-        limit, used = _read_number(folder / "memory.max"), _read_number(folder / "memory.current")
-        if limit is not None:
-            available = min(available, max(0, limit - (used or 0)))
-    return available
-
-
 def plan_memory(config: LlamaConfig, limits: Limits, limit: int) -> MemoryPlan:
-    """Lay out the memory of a model under `limits` within `limit` bytes.
+    """Lay out the memory of a model under `limits` within this worker's share of `limit` bytes.
 
     Raises:
         ConfigError: it cannot fit; the text has the table and the largest cache that would.
     """
+    limit //= limits.workers
     block = config.kv_spec.block_bytes()
     max_model_len = limits.max_model_len or config.max_position_embeddings
     parts = {
@@ -91,6 +87,23 @@ def plan_memory(config: LlamaConfig, limits: Limits, limit: int) -> MemoryPlan:
     return plan
 
 
+def fit_model_len(config: LlamaConfig, limits: Limits, plan: MemoryPlan) -> int:
+    """The longest prompt plus output that the model, the flag and the cache allow.
+
+    Raises:
+        ConfigError: the flag asks for more than the model or the cache can take.
+    """
+    asked, longest = limits.max_model_len, config.max_position_embeddings
+    if asked is not None and not 2 <= asked <= longest:
+        raise ConfigError("--max-model-len", asked, f"2 to {longest}, the context that the model was made for")
+    held = (plan.num_blocks - 1) * BLOCK_SIZE
+    if asked is not None and asked > held:
+        raise ConfigError("--max-model-len", asked, f"at most {held}, the tokens that the KV cache holds")
+    if asked is None and longest > held:
+        _logger.warning("max_model_len is %d, as the KV cache holds no more; the model could %d", held, longest)
+    return min(asked or longest, held)
+
+
 def _refuse(plan: MemoryPlan, limits: Limits, fitting: int, block: int) -> None:
     if limits.kv_cache_bytes is not None:
         flag, value = "--kv-cache-bytes", limits.kv_cache_bytes
@@ -102,28 +115,3 @@ def _refuse(plan: MemoryPlan, limits: Limits, fitting: int, block: int) -> None:
         allowed = "nothing fits beside the weights"
     allowed = f"{allowed}; one block takes {block} bytes; the plan is\n{plan.table()}"
     raise ConfigError(flag, value, allowed)
-
-
-def _available(meminfo: Path) -> int:
-    for line in meminfo.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            return int(rest.split()[0]) * 1024
-    raise ConfigError("memory", meminfo, "has no line MemAvailable")
-
-
-def _own_cgroup(path: Path) -> Path:
-    """Folder of this process's control group (version 2) below the mount, or the mount itself."""
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("0::/"):
-                return Path(line[len("0::/") :])
-    return Path()
-
-
-def _read_number(path: Path) -> int | None:
-    """The number in a control file; `None` where there is no file or no limit."""
-    if not path.is_file():
-        return None
-    text = path.read_text().strip()
-    return int(text) if text.isdigit() else None

@@ -87,7 +87,9 @@ def test_releasing_what_nobody_holds_is_refused() -> None:
         pool.release([block])
 
 
-@pytest.mark.parametrize("breach", ["held_but_free", "leaked", "counted_twice", "off_the_list", "wrong_name", "wrong_copy"])
+@pytest.mark.parametrize(
+    "breach", ["held_but_free", "leaked", "counted_twice", "off_the_list", "wrong_name", "wrong_copy"]
+)
 def test_check_sees_each_kind_of_breach(breach: str) -> None:
     pool = BlockPool(4)
     one, two = pool.get(2)

@@ -12,6 +12,7 @@ from pyworker.config import Options, build_engine, default_of, flag_of, options_
 from pyworker.engine.interface import EngineHost
 from pyworker.errors import ConfigError
 from pyworker.models.prepare import Prepared
+from pyworker.runner.memory import Limits
 from pyworker.runner.sim_model import write_sim_model
 from pyworker.transport.launch import FileToken, FixedToken, resolve_endpoint, resolve_token
 
@@ -65,6 +66,28 @@ def test_a_simulator_takes_its_sizes_from_the_options(tmp_path: Path) -> None:
     assert (found.model_name, *sizes) == ("mine", 3, 10, 50, 512)
     plain = build_engine(Prepared("folder", tmp_path), Options(sim=True), {}).attach(NoHost())
     assert (plain.model_name, plain.slots, plain.max_model_len) == ("folder", 64, 4_096)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two"])
+def test_a_number_of_workers_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        build_engine(Prepared("folder", tmp_path), Options(), {"SLACKWATER_WORKERS": text})
+    assert (raised.value.flag, raised.value.value) == ("SLACKWATER_WORKERS", text)
+
+
+@pytest.mark.parametrize(
+    ("env", "workers"), [({}, 1), ({"SLACKWATER_WORKERS": ""}, 1), ({"SLACKWATER_WORKERS": "3"}, 3)]
+)
+def test_the_router_says_how_many_workers_share_the_memory(
+    env: dict[str, str], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, limits: Limits, **__: object) -> None:
+        raise ConfigError("limits", limits, "seen")
+
+    monkeypatch.setattr("pyworker.runner.build.build_runner", stop)
+    with pytest.raises(ConfigError) as raised:
+        build_engine(Prepared("folder", tmp_path), Options(), env)
+    assert raised.value.value == Limits(workers=workers)
 
 
 def test_a_router_may_be_a_path_or_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

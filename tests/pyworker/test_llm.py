@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,8 +11,11 @@ from pyworker.llm import LLM, Completion, SamplingParams
 from pyworker.runner.sim import oracle_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from pyworker.engine.interface import EngineStats
+    from pyworker.engine.request import Request
 
 VOCAB = 4096
 PROMPT = [104, 105]
@@ -39,6 +42,10 @@ def seeded(n: int, **changes: object) -> SamplingParams:
     return SamplingParams(max_tokens=n, seed=3, **changes)  # type: ignore[arg-type]
 
 
+def state(stats: EngineStats) -> tuple[int, int, int]:
+    return stats.num_running, stats.num_waiting, stats.kv_blocks_used
+
+
 def text_of(tokens: list[int]) -> str:
     return "".join(f" t{token:05d}" for token in tokens)
 
@@ -49,8 +56,7 @@ def test_each_prompt_gets_its_own_answer_in_order(llm: LLM) -> None:
     assert llm.generate(prompts, seeded(7)) == [
         Completion(text_of(tokens), tokens, "length", prompt) for tokens, prompt in zip(wanted, prompts, strict=True)
     ]
-    stats = llm.stats()
-    assert (stats.num_running, stats.num_waiting, stats.kv_blocks_used) == (0, 0, 0)
+    assert state(llm.stats()) == (0, 0, 0)
 
 
 def test_a_text_is_tokenised(llm: LLM) -> None:
@@ -70,8 +76,7 @@ def test_a_stop_string_ends_the_text_and_the_request(llm: LLM) -> None:
     cut = text_of(tokens).index(stop)
     assert completion == Completion(text_of(tokens)[:cut], tokens[: cut // 7 + 1 + (cut % 7 > 3)], "stop", PROMPT)
     assert "".join(llm.stream(PROMPT, seeded(9, stop=(stop,)))) == completion.text
-    stats = llm.stats()
-    assert (stats.num_running, stats.num_waiting, stats.kv_blocks_used) == (0, 0, 0)
+    assert state(llm.stats()) == (0, 0, 0)
 
 
 def test_a_stop_string_counts_only_after_min_tokens(llm: LLM) -> None:
@@ -93,30 +98,135 @@ def test_a_stream_that_is_left_frees_what_it_held(llm: LLM) -> None:
     stream = llm.stream(PROMPT, seeded(1_000))
     next(stream)
     assert llm.stats().num_running == 1
-    stream.close()  # type: ignore[attr-defined]
-    stats = llm.stats()
-    assert (stats.num_running, stats.num_waiting, stats.kv_blocks_used) == (0, 0, 0)
+    stream.close()
+    assert list(stream) == []
+    assert state(llm.stats()) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("prompt", "params", "param"),
     [
-        ([], SamplingParams(), "prompt"),
-        ([1, VOCAB], SamplingParams(), "prompt"),
-        ([1], SamplingParams(temperature=float("nan")), "temperature"),
-        ([1], SamplingParams(max_tokens=0), "max_tokens"),
-        ([1], SamplingParams(stop=("",)), "stop"),
-        ([1], SamplingParams(stop=("x",) * 17), "stop"),
+        ([], {}, "prompt"),
+        ([1, VOCAB], {}, "prompt"),
+        ([1, -1], {}, "prompt"),
+        ([1, 2.0], {}, "prompt"),
+        ([True], {}, "prompt"),
+        (["a"], {}, "prompt"),
+        ([None], {}, "prompt"),
+        (b"ab", {}, "prompt"),
+        (7, {}, "prompt"),
+        (None, {}, "prompt"),
+        ("\ud800", {}, "prompt"),
+        ([1], {"temperature": float("nan")}, "temperature"),
+        ([1], {"temperature": "1"}, "temperature"),
+        ([1], {"temperature": 10**400}, "temperature"),
+        ([1], {"top_p": None}, "top_p"),
+        ([1], {"top_p": True}, "top_p"),
+        ([1], {"max_tokens": 0}, "max_tokens"),
+        ([1], {"max_tokens": None}, "max_tokens"),
+        ([1], {"max_tokens": 1.5}, "max_tokens"),
+        ([1], {"max_tokens": "3"}, "max_tokens"),
+        ([1], {"min_tokens": True}, "min_tokens"),
+        ([1], {"min_tokens": 17}, "min_tokens"),
+        ([1], {"ignore_eos": 1}, "ignore_eos"),
+        ([1], {"seed": "1"}, "seed"),
+        ([1], {"seed": 1.0}, "seed"),
+        ([1], {"seed": 2**64}, "seed"),
+        ([1], {"seed": -(2**63) - 1}, "seed"),
+        ([1], {"stop": ("",)}, "stop"),
+        ([1], {"stop": ""}, "stop"),
+        ([1], {"stop": ("x",) * 17}, "stop"),
+        ([1], {"stop": ("x" * 257,)}, "stop"),
+        ([1], {"stop": ("\ud800",)}, "stop"),
+        ([1], {"stop": (b"x",)}, "stop"),
+        ([1], {"stop": None}, "stop"),
     ],
 )
-def test_a_bad_request_runs_nothing(llm: LLM, prompt: list[int], params: SamplingParams, param: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
-        llm.generate([[1, 2], prompt], params)
+def test_a_bad_request_runs_nothing(llm: LLM, prompt: Any, params: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{param}: ") as raised:
+        llm.generate([[1, 2], prompt], SamplingParams(**params))
     assert raised.value.param == param
-    with pytest.raises(InvalidRequest):
-        llm.stream(prompt, params)
-    stats = llm.stats()
-    assert (stats.num_running, stats.num_waiting, stats.kv_blocks_used) == (0, 0, 0)
+    with pytest.raises(InvalidRequest, match=f"^{param}: "):
+        llm.stream(prompt, SamplingParams(**params))
+    assert state(llm.stats()) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("prompts", [7, None, b"ab", [1, 2]])
+def test_something_that_is_no_prompts_is_refused(llm: LLM, prompts: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^prompts?: expected a text"):
+        llm.generate(prompts)
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 3}, 3])
+def test_something_that_is_no_parameters_is_refused(llm: LLM, params: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^params: expected SamplingParams, got "):
+        llm.generate("hi", params)
+
+
+@pytest.mark.parametrize(
+    "messages", [7, None, "hi", {"role": "user"}, [5], [{"content": "hi"}], [{"role": 5}], [{"role": "\ud800"}]]
+)
+def test_something_that_is_no_conversation_is_refused(llm: LLM, messages: Any) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        llm.chat(messages)
+    assert raised.value.param == "messages"
+
+
+def test_a_failure_in_the_middle_of_a_list_leaves_nothing_in_the_engine(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = llm._driver._engine
+    submit = engine.submit
+
+    def fails_on_2(request: Request) -> None:
+        if request.prompt_ids == [2]:
+            raise RuntimeError("out of luck")
+        submit(request)
+
+    monkeypatch.setattr(engine, "submit", fails_on_2)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        llm.generate([[1], [2], [3]], seeded(5))
+    assert state(llm.stats()) == (0, 0, 0)
+    assert llm._driver._host.answers == {}
+
+
+def test_one_stop_string_need_not_be_in_a_tuple(llm: LLM) -> None:
+    tokens = oracle_tokens(PROMPT, 3, 9, VOCAB)
+    stop = text_of(tokens)[8:13]
+    one: Any = stop
+    assert llm.generate([PROMPT], seeded(9, stop=one)) == llm.generate([PROMPT], seeded(9, stop=(stop,)))
+    # Its characters alone would end the text much earlier.
+    [completion] = llm.generate([PROMPT], seeded(9, stop=one))
+    assert completion.text == text_of(tokens)[:8]
+
+
+@pytest.mark.parametrize(("negative", "unsigned"), [(-1, 2**64 - 1), (-(2**63), 2**63)])
+def test_a_negative_seed_is_the_unsigned_number_of_the_same_bits(llm: LLM, negative: int, unsigned: int) -> None:
+    by_seed = [llm.generate([PROMPT], SamplingParams(max_tokens=8, seed=seed)) for seed in (negative, unsigned)]
+    assert by_seed[0] == by_seed[1]
+    assert by_seed[0][0].token_ids == oracle_tokens(PROMPT, unsigned, 8, VOCAB)
+
+
+def test_after_close_everything_says_so_and_nothing_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+    llm = LLM("sim", sim=True, max_num_seqs=4)
+    begun, waiting = llm.stream(PROMPT, seeded(50)), llm.stream(PROMPT, seeded(50))
+    next(begun)
+    llm.close()
+    llm.close()
+    uses: list[Callable[[], object]] = [
+        lambda: llm.generate("hi"),
+        lambda: llm.generate([]),
+        lambda: llm.chat([{"role": "user", "content": "hi"}]),
+        lambda: llm.stream("hi"),
+        lambda: next(begun),
+        lambda: next(waiting),
+        llm.stats,
+    ]
+    for use in uses:
+        with pytest.raises(RuntimeError, match=r"^this LLM is closed$"):
+            use()
+    begun.close()
+    assert caplog.records == []
 
 
 def test_a_seed_is_drawn_where_none_is_given(llm: LLM) -> None:

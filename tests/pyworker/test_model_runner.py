@@ -1,21 +1,16 @@
-"""The flat batch's arrays, and the memory plan's arithmetic."""
+"""The flat batch's arrays, and what the runner makes of a broken backend."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from support.model_rig import GREEDY, Block
+from support.model_rig import GREEDY, Block, built_for_test, model_rig
 
 from pyworker.engine.outputs import SchedulerOutput
 from pyworker.engine.request import Request
-from pyworker.errors import ConfigError
-from pyworker.models.tiny import CONFIG
+from pyworker.errors import BackendBroken
 from pyworker.runner.batch import Batch, BatchBuilder
-from pyworker.runner.memory import Limits, memory_limit, plan_memory
-
-MIB = 1 << 20
+from slackwater._native import kernels
 
 
 def request_for_test(name: str, tokens: int, blocks: list[int], computed: int = 0) -> Request:
@@ -99,42 +94,19 @@ def test_what_does_not_fit_is_refused_before_anything_changes() -> None:
     assert step(builder, (one, 3)).num_tokens == 3
 
 
-def test_the_plan_by_default_takes_no_more_than_all_slots_need() -> None:
-    limits = Limits(max_num_seqs=4, max_model_len=256)
-    plan = plan_memory(CONFIG, limits, 8 << 30)
-    assert plan.num_blocks == 4 * 8 + 1
-    assert plan.parts["kv_cache"] == plan.num_blocks * CONFIG.kv_spec.block_bytes()
-    assert plan.parts["weights"] == 4 * CONFIG.num_parameters
-    assert plan.total == sum(plan.parts.values())
+def test_a_kernel_that_broke_off_ends_the_engine_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
+    def torn(*_: object) -> None:
+        calls.append("linear")
+        raise kernels.KernelPanic("index out of range")
 
-def test_the_plan_leaves_headroom_and_half_of_the_limit() -> None:
-    limits = Limits(max_num_seqs=4096)
-    small = plan_memory(CONFIG, limits, 1600 * MIB)
-    assert small.total <= 1600 * MIB - 1024 * MIB + CONFIG.kv_spec.block_bytes()
-    large = plan_memory(CONFIG, limits, 3 << 30)
-    assert large.parts["kv_cache"] <= (3 << 30) // 2 + CONFIG.kv_spec.block_bytes()
-
-
-def test_a_plan_that_cannot_fit_shows_its_table() -> None:
-    with pytest.raises(ConfigError) as caught:
-        plan_memory(CONFIG, Limits(kv_cache_bytes=1 << 40), 1 << 30)
-    text = str(caught.value)
-    assert text.startswith("--kv-cache-bytes 1099511627776: a cache of ")
-    assert [line.split()[0] for line in text.splitlines()[1:]] == [
-        "weights", "workspace", "logits", "interpreter", "kv_cache", "total", "limit",
-    ]  # fmt: skip
-
-
-def test_the_limit_is_the_least_that_the_machine_and_the_control_group_leave(tmp_path: Path) -> None:
-    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (cgroup / "mine").mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   2048 kB\n")
-    (proc / "self" / "cgroup").write_text("0::/mine\n")
-    assert memory_limit(proc, cgroup) == 2 * MIB
-    (cgroup / "mine" / "memory.max").write_text("max\n")
-    assert memory_limit(proc, cgroup) == 2 * MIB
-    (cgroup / "mine" / "memory.max").write_text(f"{MIB}\n")
-    (cgroup / "mine" / "memory.current").write_text("1000\n")
-    assert memory_limit(proc, cgroup) == MIB - 1000
+    rig = model_rig(built_for_test(backend="native"))
+    monkeypatch.setattr(kernels, "linear", torn)
+    rig.engine.submit(Request("a", 0, [1, 2, 3], GREEDY, credit_up_to=9))
+    with pytest.raises(BackendBroken) as caught:
+        rig.engine.step()
+    assert (str(caught.value), caught.value.exit_code) == ("backend native is broken: index out of range", 70)
+    assert calls == ["linear"]
+    with pytest.raises(BackendBroken):
+        rig.engine.step()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pyworker.runner.backends.base import AttnSpec, Rope
 from pyworker.runner.backends.native import NativeBackend
 from pyworker.runner.backends.reference import ReferenceBackend
 from slackwater._native import kernels
@@ -168,5 +169,6 @@ def test_the_backend_agrees_with_the_reference() -> None:
     assert torch.equal(native.embed(rows, packed), reference.embed(rows, kept))
     whole = native.linear(x, packed)
     assert torch.equal(whole[2:4], native.linear(x[2:4], packed))
-    assert native.numerics.startswith(f"f32-native{kernels.REVISION}-")
+    spec = AttnSpec(4, 2, 16, 0.25, Rope(10_000.0))
+    assert native.numerics(spec, ()).startswith(f"f32-native{kernels.REVISION}-")
     assert (native.name, native.batch_invariant, native.kv_layout) == ("native", True, reference.kv_layout)

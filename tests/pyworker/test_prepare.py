@@ -146,6 +146,40 @@ def test_what_a_killed_process_left_is_cleared(cache: Path) -> None:
     assert not (cache / "tiny-1" / "junk").exists()
 
 
+def test_a_file_where_a_half_made_folder_would_be_is_cleared(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / ".tiny-1.partial").write_text("junk")
+    prepare("tiny")
+    assert sorted(path.name for path in cache.iterdir()) == [".tiny-1.lock", "tiny-1"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_link_gives_the_model_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = prepare("tiny").model_dir
+    (tmp_path / "mine").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    for given in ("mine", "mine/", "./mine", str(tmp_path / "mine")):
+        assert prepare(given) == Prepared("mine", folder)
+    monkeypatch.chdir(folder)
+    assert prepare(".") == Prepared("tiny-1", folder)
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((str(path.relative_to(cache)), (cache / "tiny-1").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    names = [path.name for path in prepare("tiny").model_dir.iterdir()]
+    partial = ".tiny-1.partial"
+    assert sorted(synced[:-1]) == sorted([(partial, False), *((f"{partial}/{name}", False) for name in names)])
+    assert synced[-1] == (".", True)
+
+
 def test_two_at_once_build_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits for the lock, and then finds the folder."""
     built = []

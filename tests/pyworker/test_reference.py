@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from support.model_rig import model_dir
 
+from pyworker.models.loader import Weights
+from pyworker.models.registry import load_model, read_config
 from pyworker.runner.backends import exact
 from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, Rope
 from pyworker.runner.backends.reference import ReferenceBackend
@@ -148,6 +156,57 @@ def test_attention_has_the_same_bits_in_any_company() -> None:
         )
         alone = [backend.attend(qkv[i], backend.kv_cache(spec, 40), 0, SPEC, batch_of(parts[i])) for i in order]
         assert together.numpy().tobytes() == torch.cat(alone).numpy().tobytes()
+
+
+def test_a_weight_is_a_copy() -> None:
+    source, bias = rows_for_test(3, 4), rows_for_test(1, 3)[0]
+    kept = ReferenceBackend().prepare_linear(source, bias)
+    want = (source.clone(), bias.clone())
+    source.zero_()
+    bias.zero_()
+    assert torch.equal(kept.weight, want[0])
+    assert torch.equal(kept.bias, want[1])
+
+
+def test_a_loaded_model_does_not_hang_on_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir("tiny"), folder)
+    model = load_model(read_config(folder), Weights(folder), ReferenceBackend())
+    maps = Path("/proc/self/maps").read_text()
+    assert str(folder) not in maps
+    assert model.vocab_size == 512
+
+
+LINEARS = [(96, 64), (64, 64), (512, 64)]
+
+
+def test_the_numerics_id_knows_the_shapes_of_the_model() -> None:
+    backend = ReferenceBackend()
+    specs = [SPEC, replace(SPEC, head_dim=32), replace(SPEC, num_heads=4), replace(SPEC, num_kv_heads=3)]
+    ids = [backend.numerics(spec, LINEARS) for spec in specs]
+    ids += [backend.numerics(replace(SPEC, rope=Rope(500.0)), LINEARS), backend.numerics(SPEC, LINEARS[1:])]
+    assert len(set(ids)) == 6
+    assert backend.numerics(SPEC, LINEARS) == ids[0]
+    assert re.fullmatch(r"f32-reference1-[0-9a-f]{6}", ids[0])
+
+
+@pytest.mark.parametrize("function", ["np.exp", "np.log", "np.cos", "torch.bmm", "F.linear"])
+def test_the_numerics_id_shows_a_last_bit(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine's library, which rounds one element of many the other way."""
+    before = ReferenceBackend().numerics(SPEC, LINEARS)
+    library, name = {"np": np, "torch": torch, "F": F}[function.partition(".")[0]], function.partition(".")[2]
+    real = getattr(library, name)
+
+    def other(*args: object) -> object:
+        out = real(*args)
+        flat = (out if isinstance(out, np.ndarray) else out.numpy()).reshape(-1)
+        flat[-1] = np.nextafter(flat[-1], flat.dtype.type(np.inf))
+        return out
+
+    monkeypatch.setattr(library, name, other)
+    after = ReferenceBackend().numerics(SPEC, LINEARS)
+    # A cosine is rounded to float32, which hides its last bit: there the texts are equal too.
+    assert (after != before) is (function != "np.cos")
 
 
 def test_padding_is_not_written() -> None:

@@ -20,6 +20,19 @@ A, B = "a" * 32, "b" * 32
 HOOK = str(ROOT / "tests/support/audit_hook.py")
 ALONE = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from support import audit_hook; audit_hook.install()"
 
+CORRUPTIBLE = """
+import os, pickle, sys
+sys.path.insert(0, {tests!r})
+from support import audit_hook
+from support.worker_rig import oracle_engine
+from pyworker.worker import Worker
+engine, pickled = oracle_engine(), pickle.dumps(print)
+engine.submit = lambda request: {code}
+with Worker(engine=engine, router=sys.argv[1]) as worker:
+    audit_hook.install()
+    worker.run()
+"""
+
 
 @pytest.mark.parametrize(
     ("code", "event"),
@@ -35,6 +48,21 @@ def test_the_hook_aborts(code: str, event: str, tmp_path: Path) -> None:
     status, _, err = run(sys.executable, "-c", f"{ALONE}; {code}", folder=tmp_path)
     assert status == 99
     assert err.startswith(f"audit: {event} ")
+
+
+@pytest.mark.parametrize(
+    ("code", "event"),
+    [("pickle.loads(pickled)", "pickle.find_class"), ("eval('1')", "compile"), ("os.system('true')", "os.system")],
+    ids=["pickle", "eval", "system"],
+)
+def test_a_worker_that_runs_code_for_a_request_is_aborted(code: str, event: str, tmp_path: Path) -> None:
+    with short_folder() as folder, FakeRouter(folder) as router:
+        program = CORRUPTIBLE.format(tests=str(ROOT / "tests"), code=code)
+        with started(sys.executable, "-c", program, router.endpoint, folder=tmp_path) as process:
+            link = router.join()
+            link.submit(A, [1, 2, 3])
+            status, _, err = ended(process)
+            assert (status, err.startswith(f"audit: {event} ")) == (99, True), err
 
 
 @pytest.mark.parametrize("args", [["sim", "--sim"], ["tiny", "--backend", "reference"]], ids=["sim", "tiny"])

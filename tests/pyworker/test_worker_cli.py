@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors import SafetensorError
 from support.fake_router import TOKEN, FakeRouter
 from support.worker_process import PROGRAM, ended, run, started
 from support.worker_rig import short_folder
 
+from pyworker.cli import main
+from pyworker.models import tiny
 from pyworker.runner.sim import oracle_tokens
 from pyworker.wire import messages as wire
 
@@ -91,6 +97,46 @@ def test_export_writes_a_folder_that_prepare_takes(tmp_path: Path, cache: Path) 
     assert (status, json.loads(out)) == (0, {"name": "toy", "model_dir": str(target.resolve())})
     status, _, err = run(*PROGRAM, "export", "tiny", str(target), folder=tmp_path)
     assert (status, err) == (2, f"slackwater-worker: error: DIR {target}: is not empty\n")
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), SafetensorError("disk full")])
+def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(
+    error: Exception, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(folder: Path) -> None:
+        (folder / "config.json").write_text("{")
+        (folder / "more").mkdir()
+        raise error
+
+    monkeypatch.setattr(tiny, "write_tiny", full)
+    target = tmp_path / "toy"
+    if there:
+        target.mkdir()
+    assert main(["export", "tiny", str(target)]) == 2
+    assert capsys.readouterr() == ("", f"slackwater-worker: error: DIR {target}: cannot be written: disk full\n")
+    assert [path.name for path in tmp_path.rglob("*")] == (["toy"] if there else [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_loads_ends_it_quietly(number: signal.Signals, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    with (models / ".tiny-1.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it cannot load the model before this is given up
+        router = str(tmp_path / "worker.sock")
+        args = ("tiny", "--router", router, "--log-level", "debug")
+        with started(*PROGRAM, *args, folder=tmp_path, SLACKWATER_CACHE=str(tmp_path)) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().endswith(" DEBUG pyworker: loading tiny\n")
+            process.send_signal(number)
+            assert ended(process) == (0, "", "")
+
+
+def test_threads_take_turns_quickly(tmp_path: Path) -> None:
+    code = "import sys; from pyworker.cli import main; main(['--slots', '3']); print(round(sys.getswitchinterval(), 6))"
+    status, out, _ = run(sys.executable, "-c", code, folder=tmp_path)
+    assert (status, out) == (0, "0.0001\n")
 
 
 def test_a_joined_worker_serves_and_drains_on_sigterm(router: FakeRouter, tmp_path: Path, cache: Path) -> None:

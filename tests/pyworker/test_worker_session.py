@@ -16,6 +16,7 @@ from pyworker.transport.link import Waker
 from pyworker.transport.loop import LinkLoop, LinkSettings
 from pyworker.transport.mailbox import Batch, CancelOrder, Inbox, Outbox, Outgoing, Stop
 from pyworker.transport.session import EndReason, LinkEnded, Pulse, Session
+from pyworker.transport.zmq import ZmqLinks
 from pyworker.wire import messages as wire
 from pyworker.wire.frame import decode, encode
 
@@ -114,7 +115,17 @@ def test_what_is_not_for_a_worker_ends_the_link(rig: Rig, body: Body) -> None:
     assert raised.value.reason is EndReason.VIOLATION
 
 
-@pytest.mark.parametrize(("heartbeat", "silence"), [(0, 2_000_000), (2_000_000, 2_000_000)])
+@pytest.mark.parametrize(
+    ("heartbeat", "silence"),
+    [
+        (0, 2_000_000),
+        (2_000_000, 2_000_000),
+        (1_000_000, 3_600_000_001),
+        (10**15, 2 * 10**15),
+        (2**63, 2**63 + 1),
+        (2**64 - 2, 2**64 - 1),
+    ],
+)
 def test_terms_that_cannot_work_end_the_link(waker: Waker, heartbeat: int, silence: int) -> None:
     router = InprocRouter()
     engine = oracle_engine()
@@ -125,6 +136,18 @@ def test_terms_that_cannot_work_end_the_link(waker: Waker, heartbeat: int, silen
             encode(wire.Welcome(worker_id=1, epoch=1, heartbeat_micros=heartbeat, silence_micros=silence)), 0.0
         )
     assert raised.value.reason is EndReason.VIOLATION
+
+
+@pytest.mark.parametrize("seconds", [3_600.0, 1e15, float("inf")])
+def test_a_wait_of_any_length_can_be_asked_for(waker: Waker, seconds: float) -> None:
+    links = ZmqLinks()
+    for link in (links("inproc://nobody", waker), InprocRouter()("", waker)):
+        waker.set()
+        assert link.recv(seconds) is None
+        link.close()
+    links.close()
+    waker.set()
+    waker.wait(seconds)
 
 
 def test_a_flood_of_cancels_ends_the_link(rig: Rig) -> None:
@@ -145,6 +168,27 @@ def test_an_overflow_of_the_outbox_ends_its_link_only(rig: Rig) -> None:
     with pytest.raises(LinkEnded) as raised:
         rig.session.flush(rig.outbox)
     assert raised.value.reason is EndReason.CONGESTION
+
+
+def test_after_a_message_that_was_left_out_nothing_more_is_sent_on_that_link(rig: Rig) -> None:
+    outbox = rig.outbox
+
+    def put(generation: int, *micros: int) -> None:
+        for each in micros:
+            parts = encode(wire.StepOutputs(seq=0, step_micros=each, outputs=[]))
+            outbox.put(Outgoing(generation, parts))
+
+    put(1, 1, 2, 3, 4, 5)  # the fifth does not fit
+    assert outbox.take() is not None
+    put(1, 6)
+    assert outbox.overflowed(1)
+    for _ in range(3):
+        assert outbox.take() is not None
+    assert outbox.take() is None
+    put(1, 7)
+    assert outbox.take() is None
+    put(2, 8)
+    assert (outbox.take() is not None, outbox.overflowed(2)) == (True, False)
 
 
 def test_a_refused_attempt_ends_an_older_one(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -70,14 +71,20 @@ class KVCacheSpec:
 class Backend(Protocol):
     """The operations. N = tokens of the batch, H = hidden size, D = head size, V = width of the logits.
 
-    `numerics` names the arithmetic: two backends with equal numerics give equal bits for equal weights. `kv_layout`
-    names the order of elements inside a block; blocks of another layout cannot be read.
+    `kv_layout` names the order of elements inside a block; blocks of another layout cannot be read. `fatal` are the
+    exceptions after which memory holds what nobody knows.
     """
 
     name: str
-    numerics: str
     batch_invariant: bool
     kv_layout: str
+    fatal: tuple[type[Exception], ...]
+
+    def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:
+        """Name of the arithmetic for a model of this attention with linear layers `(out, in)`.
+
+        Two backends with equal names give equal bits for equal weights. Takes some milliseconds.
+        """
 
     def step(self) -> AbstractContextManager[object]:
         """What one step of the engine runs in: compute threads may wait busily inside it, and sleep outside."""

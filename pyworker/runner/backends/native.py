@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pyworker.runner.backends.fingerprint import fingerprint
 from pyworker.runner.backends.reference import ReferenceBackend
 from slackwater._native import kernels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from pyworker.runner.backends.base import Linear
+    from pyworker.runner.backends.base import AttnSpec, Linear
 
 
 class NativeBackend(ReferenceBackend):
@@ -25,6 +27,7 @@ class NativeBackend(ReferenceBackend):
     """
 
     name = "native"
+    fatal: tuple[type[Exception], ...] = (kernels.KernelPanic,)
 
     def __init__(self, threads: int | None = None) -> None:
         """`threads` compute, the caller included; None means every core that this process may use.
@@ -33,10 +36,11 @@ class NativeBackend(ReferenceBackend):
             KernelError: a number of threads that cannot be had.
         """
         super().__init__()
-        # Attention still multiplies in torch, so the mark that tells machines apart there stays in the name.
-        _, _, machine = self.numerics.rpartition("-")
-        self.numerics = f"f32-native{kernels.REVISION}-{machine}"
         self._pool = kernels.Pool(threads or kernels.available_threads())
+
+    def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:  # noqa: ARG002 - kernels do them
+        """Attention multiplies in torch, which tells machines apart; the kernels' bits are the same everywhere."""
+        return f"f32-native{kernels.REVISION}-{fingerprint(spec, ())}"
 
     def step(self) -> AbstractContextManager[object]:
         """The pool's threads stay awake between the operations of a step."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 SPLIT = 256
 """Keys in a split."""
-_BLOCKS = SPLIT // BLOCK_SIZE
+BLOCKS = SPLIT // BLOCK_SIZE
+"""Blocks in a split."""
 # Bounds of the memory that a group of units takes at once.
 _GROUP_UNITS = 256
 _GROUP_ITEMS = 32
@@ -96,14 +97,14 @@ class AttentionPlan:
         self.rounds = [(torch.tensor(rows), torch.tensor(units)) for _, (rows, units) in sorted(rounds.items())]
         self.single = len(self.rounds) == 1
         for group in self.groups:
-            group.hidden = torch.arange(SPLIT).view(1, _BLOCKS, 1, 1, BLOCK_SIZE) >= torch.tensor(group.limits).view(
+            group.hidden = torch.arange(SPLIT).view(1, BLOCKS, 1, 1, BLOCK_SIZE) >= torch.tensor(group.limits).view(
                 -1, 1, 1, 1, 1
             )
 
     @staticmethod
     def _gather(table: np.ndarray[tuple[int], np.dtype[np.int32]], split: int, num_layers: int) -> torch.Tensor:
-        blocks = np.zeros(_BLOCKS, dtype=np.int64)
-        known = table[split * _BLOCKS : (split + 1) * _BLOCKS]
+        blocks = np.zeros(BLOCKS, dtype=np.int64)
+        known = table[split * BLOCKS : (split + 1) * BLOCKS]
         blocks[: len(known)] = known
         rows = blocks * (num_layers * 2)
         return torch.from_numpy(np.concatenate([rows, rows + 1]))
@@ -122,9 +123,9 @@ class AttentionPlan:
 def paged_attention(q: torch.Tensor, kv: PagedKV, layer: int, spec: AttnSpec, plan: AttentionPlan) -> torch.Tensor:
     """Attend with `q` `[N, Hq, D]`, already rotated and scaled: `[N, Hq * D]`."""
     count, heads, size = q.shape
-    lanes = _BLOCKS * spec.num_kv_heads
+    lanes = BLOCKS * spec.num_kv_heads
     # One copy of the query for each block of a split, so that a split is one product without moving the keys.
-    spread = q.view(count, 1, spec.num_kv_heads, spec.group, size).expand(-1, _BLOCKS, -1, -1, -1)
+    spread = q.view(count, 1, spec.num_kv_heads, spec.group, size).expand(-1, BLOCKS, -1, -1, -1)
     queries = spread.reshape(count, lanes, spec.group, size).unbind(0)
     parts = [_attend_group(queries, kv, layer, spec, group) for group in plan.groups]
     top, total, out = parts[0] if len(parts) == 1 else tuple(torch.cat(part) for part in zip(*parts, strict=True))
@@ -143,7 +144,7 @@ _Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, spec: AttnSpec, group: _Group) -> _Part:
     """Each unit's maximum and denominator `[U, Hkv, G, 1]` and its weighted sum `[U, Hkv, G, D]`."""
-    lanes, units = _BLOCKS * spec.num_kv_heads, group.num_units
+    lanes, units = BLOCKS * spec.num_kv_heads, group.num_units
     scores = torch.empty(units, lanes, spec.group, BLOCK_SIZE)
     score_of = scores.unbind(0)
     gathered = []
@@ -154,7 +155,7 @@ def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, sp
         for row, unit in zip(item.rows, item.units, strict=True):
             torch.bmm(queries[row], keys, out=score_of[unit])
         gathered.append(values)
-    split = scores.view(units, _BLOCKS, spec.num_kv_heads, spec.group, BLOCK_SIZE)
+    split = scores.view(units, BLOCKS, spec.num_kv_heads, spec.group, BLOCK_SIZE)
     split.masked_fill_(group.hidden, -torch.inf)
     top = split.amax(dim=(1, 4), keepdim=True)
     weights = exp(split - top).masked_fill_(group.hidden, 0.0)
@@ -168,7 +169,7 @@ def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, sp
             _hide(values, limit, visible)
             visible = limit
             torch.bmm(weight_of[unit], values, out=sum_of[unit])
-    blocks = sums.view(units, _BLOCKS, spec.num_kv_heads, spec.group, spec.head_dim)
+    blocks = sums.view(units, BLOCKS, spec.num_kv_heads, spec.group, spec.head_dim)
     while blocks.shape[1] > 1:
         half = blocks.shape[1] // 2
         blocks = blocks[:, :half] + blocks[:, half:]
@@ -179,7 +180,7 @@ def _hide(values: torch.Tensor, limit: int, visible: int) -> None:
     """Zero the values of keys `limit..visible`: a weight of zero does not silence a NaN, nor the sign of a zero."""
     if limit == visible:
         return
-    pages = values.view(_BLOCKS, -1, BLOCK_SIZE, values.shape[-1])
+    pages = values.view(BLOCKS, -1, BLOCK_SIZE, values.shape[-1])
     block, offset = divmod(limit, BLOCK_SIZE)
     pages[block, :, offset:] = 0.0
     pages[block + 1 : -(-visible // BLOCK_SIZE)] = 0.0

@@ -12,51 +12,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-import xxhash
 
 from pyworker.runner.backends.base import AttnSpec, KVCacheSpec
 from pyworker.runner.backends.exact import rms_norm, silu
+from pyworker.runner.backends.fingerprint import fingerprint
 from pyworker.runner.backends.paged_attention import KV_LAYOUT, AttentionPlan, PagedKV, paged_attention
+from pyworker.runner.backends.rope import RopeTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from pyworker.runner.batch import Batch
 
-_ROPE_PAGE = 256
-"""Positions whose angles are computed together, always in this shape."""
-
 
 class RowLinear:
-    """A weight `[out, in]` as it came, and its bias."""
+    """A copy of a weight `[out, in]` and its bias: what came may be mapped from a file that somebody changes."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.weight = weight.to(torch.float32).contiguous()
-        self.bias = bias
-
-
-class RopeTable:
-    """Cosines and sines by position, float32, made page by page as positions come up."""
-
-    def __init__(self, theta: float, head_dim: int) -> None:
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
-        self._inverse = (1.0 / (theta**exponents)).numpy()
-        self._cos = torch.empty(0, head_dim // 2)
-        self._sin = torch.empty(0, head_dim // 2)
-
-    def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[N, 1, D / 2]` each for positions `[N]`."""
-        while self._cos.shape[0] <= int(positions.max()):
-            self._grow()
-        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
-
-    def _grow(self) -> None:
-        first = self._cos.shape[0]
-        positions = np.arange(first, first + _ROPE_PAGE, dtype=np.float32)
-        # The product is rounded to float32, as in the models' training code; only then is it widened.
-        angles = (positions[:, None] * self._inverse).astype(np.float64)
-        self._cos = torch.cat([self._cos, torch.from_numpy(np.cos(angles).astype(np.float32))])
-        self._sin = torch.cat([self._sin, torch.from_numpy(np.sin(angles).astype(np.float32))])
+        self.weight = _copy(weight)
+        self.bias = None if bias is None else _copy(bias)
 
 
 class ReferenceBackend:
@@ -65,17 +41,21 @@ class ReferenceBackend:
     name = "reference"
     batch_invariant = True
     kv_layout = KV_LAYOUT
+    fatal: tuple[type[Exception], ...] = ()
 
     def __init__(self) -> None:
-        self.numerics = f"f32-reference1-{_fingerprint()}"
         self._ropes: dict[tuple[float, int], RopeTable] = {}
+
+    def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:
+        """Every product is torch's, and may have other bits on another machine."""
+        return f"f32-reference1-{fingerprint(spec, linears)}"
 
     def step(self) -> AbstractContextManager[object]:
         """Nothing to set up: torch computes on the calling thread."""
         return nullcontext()
 
     def prepare_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> RowLinear:
-        """Keep the weight as it is."""
+        """Copy the weight, in the order that it has."""
         return RowLinear(weight, bias)
 
     def embed(self, ids: NDArray[np.int32], table: RowLinear) -> torch.Tensor:
@@ -136,6 +116,10 @@ class _Step:
         self.plan = AttentionPlan(batch, num_layers)
 
 
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
 def gated(gate_up: torch.Tensor, act: str) -> torch.Tensor:
     """`act(gate) * up` of `[N, 2 I]`, elementwise: `[N, I]`."""
     if act != "silu":
@@ -147,12 +131,3 @@ def gated(gate_up: torch.Tensor, act: str) -> torch.Tensor:
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     low, high = x.chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
-
-
-def _fingerprint() -> str:
-    """Six digits that differ where torch's matrix products give other bits: they may, between machines."""
-    grid = torch.arange(64 * 96, dtype=torch.float32).view(64, 96)
-    weight = (grid * 0.37).remainder(1.0) - 0.5
-    product = F.linear(weight[:1].clone(), weight)
-    batched = torch.bmm(weight.view(8, 8, 96)[:, :3].contiguous(), weight.view(8, 8, 96).transpose(1, 2))
-    return xxhash.xxh3_64_hexdigest(product.numpy().tobytes() + batched.numpy().tobytes())[:6]

@@ -102,7 +102,7 @@ pub struct Placement {
     pub history: Vec<u32>,
     /// Output position up to which the worker may go.
     pub credit_up_to: u32,
-    /// Time left until the answer is useless.
+    /// Time left until the answer is useless; none for a resume, which goes on however late it is.
     pub remaining: Option<Duration>,
 }
 

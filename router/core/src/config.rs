@@ -19,6 +19,10 @@ pub struct Config {
     pub kill_after: Duration,
     /// Least time of standing still while busy that counts as hung.
     pub hung_after: Duration,
+    /// Lateness of a timer past which the router itself stood still, so that the time says nothing about workers.
+    pub stall_after: Duration,
+    /// From an own child's start to its READY; one that takes longer is killed and started again.
+    pub start_limit: Duration,
     /// Resumes in a row without a new token before a request fails.
     pub resume_limit: u32,
     /// First delay of a restart; doubled for deaths with evidence.
@@ -41,6 +45,8 @@ impl Default for Config {
             lost_after: Duration::from_secs(1),
             kill_after: Duration::from_secs(10),
             hung_after: Duration::from_secs(2),
+            stall_after: Duration::from_millis(100),
+            start_limit: Duration::from_mins(5),
             resume_limit: 3,
             restart_after: Duration::from_millis(500),
             restart_after_max: Duration::from_secs(30),

@@ -20,6 +20,11 @@ pub enum Event {
         /// Output position, counted since the request began.
         up_to: u32,
     },
+    /// This server has started an own child's process, for the first time or again.
+    WorkerStarted {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A worker has said READY on a new link.
     WorkerReady {
         /// The link; `seq` is READY's.

@@ -53,6 +53,7 @@ impl Scheduler {
             slots: std::collections::BTreeMap::new(),
         });
         self.timers.stop(Timer::Kill(worker));
+        self.timers.stop(Timer::Start(worker));
         self.watch(worker);
         self.limits_changed(now);
     }

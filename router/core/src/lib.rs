@@ -7,7 +7,8 @@
 //! - [`event`] and [`action`]: the two halves of the contract.
 //! - [`scheduler`]: [`Scheduler`], which turns one into the other; one arm for each event, in the files below.
 //! - `sessions` (clients and the operator), `joining` (READY), `origin` (what of a worker's words is believed),
-//!   `liveness` with `steps` (silence and hangs), `resume` (a lost link), `restart` (a lost process).
+//!   `liveness` with `steps` (silence and hangs), `stall` (our own absence), `resume` (a lost link), `restart` (a lost
+//!   process).
 //! - `queue`, `placement`, `credit`, `timers`: one algorithm each. `tracked` and `worker`: the records.
 //! - [`counters`]: what is counted for `/metrics`.
 
@@ -28,6 +29,7 @@ mod restart;
 mod resume;
 pub mod scheduler;
 mod sessions;
+mod stall;
 mod steps;
 pub mod time;
 mod timers;

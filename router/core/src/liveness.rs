@@ -61,6 +61,12 @@ impl Liveness {
         }
     }
 
+    /// Nobody listened for this long: that is no silence of the worker, and no standing still.
+    pub(crate) fn excuse(&mut self, absence: Duration) {
+        self.last_heard = self.last_heard + absence;
+        self.moved_at = self.moved_at + absence;
+    }
+
     /// Whether it is silent for too long to get new work, whether or not the timer has fired yet.
     pub(crate) fn is_suspect(&self, config: &Config, now: Time) -> bool {
         self.silent || now.since(self.last_heard) >= config.suspect_after

@@ -83,7 +83,7 @@ pub struct RequestDraft {
     pub salt: u64,
     /// When the request came.
     pub arrival: Time,
-    /// After this moment the answer is useless.
+    /// After this moment it is no use to begin. Who has had a worker goes on however late it is.
     pub expiry: Option<Time>,
 }
 
@@ -198,7 +198,7 @@ impl Request {
         self.arrival
     }
 
-    /// After this moment the answer is useless.
+    /// After this moment it is no use to begin. Who has had a worker goes on however late it is.
     pub const fn expiry(&self) -> Option<Time> {
         self.expiry
     }

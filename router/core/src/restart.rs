@@ -51,13 +51,16 @@ pub(crate) const fn is_evidence(cause: GoneCause) -> bool {
 }
 
 impl Scheduler {
-    /// Asks for an own child's next start, once for each death.
+    /// Asks for an own child's next start, once for each death. In a drain too, as long as there is a request that may
+    /// need it.
     pub(crate) fn restart(&mut self, worker_id: WorkerId, evidence: bool, now: Time) {
         let Some(worker) = self.workers.get_mut(&worker_id) else {
             return;
         };
         self.timers.stop(Timer::Kill(worker_id));
-        if self.draining || !worker.own {
+        self.timers.stop(Timer::Start(worker_id));
+        let is_needed = !self.draining || !self.requests.is_empty();
+        if !is_needed || !worker.own {
             return;
         }
         let after = worker.backoff.death(evidence, &self.config);
@@ -67,6 +70,21 @@ impl Scheduler {
             worker: worker_id,
             after,
         });
+    }
+
+    /// An own child's process has been started.
+    pub(crate) fn worker_started(&mut self, worker_id: WorkerId, now: Time) {
+        let at = now + self.config.start_limit;
+        self.timers.set(Timer::Start(worker_id), at);
+    }
+
+    /// An own child was started long ago and has not said READY: whatever it waits for does not come.
+    pub(crate) fn never_ready(&mut self, worker_id: WorkerId, now: Time) {
+        // Maybe nothing at all was heard of it so far: only own children are started by us.
+        let worker = self.known_worker(worker_id, true);
+        if worker.link.is_none() {
+            self.restart(worker_id, true, now);
+        }
     }
 
     /// An own child's process has ended; its link, if it had one, is over already.

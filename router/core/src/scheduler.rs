@@ -41,6 +41,8 @@ pub struct Scheduler {
     pub(crate) next_sequence: u64,
     /// The operator is shutting down. There is no way back.
     pub(crate) draining: bool,
+    /// When it was last told anything.
+    pub(crate) called_at: Time,
 }
 
 impl Scheduler {
@@ -60,15 +62,18 @@ impl Scheduler {
             closed_epochs: VecDeque::new(),
             next_sequence: 0,
             draining: false,
+            called_at: Time::ZERO,
         }
     }
 
     /// Something happened.
     pub fn handle(&mut self, event: Event, now: Time) {
+        self.notice_stall(now);
         match event {
             Event::RequestArrived(request) => self.arrive(request, now),
             Event::ClientGone { request_id } => self.client_gone(request_id),
             Event::StreamTaken { request_id, up_to } => self.stream_taken(request_id, up_to),
+            Event::WorkerStarted { worker } => self.worker_started(worker, now),
             Event::WorkerReady {
                 origin,
                 capabilities,
@@ -125,11 +130,13 @@ impl Scheduler {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.notice_stall(now);
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Silence(worker) => self.silence(worker, now),
                 Timer::Hung(worker) => self.hung(worker, now),
                 Timer::Kill(worker) => self.kill(worker, now),
+                Timer::Start(worker) => self.never_ready(worker, now),
                 Timer::Expiry(request_id) => self.expire(request_id),
                 Timer::NoWorker => self.no_worker(now),
             }
@@ -157,12 +164,12 @@ impl Scheduler {
         }
     }
 
-    /// Gives a waiting request to a worker, or ends it if it is too late. False if it goes on waiting.
+    /// Gives a waiting request to a worker, or ends it if it is too late to begin. False if it goes on waiting.
     fn try_place(&mut self, request_id: RequestId, now: Time) -> bool {
         let Some(request) = self.requests.get(&request_id) else {
             return false;
         };
-        if request.request.expiry().is_some_and(|expiry| expiry <= now) {
+        if request.patience_ends().is_some_and(|at| at <= now) {
             self.expire(request_id);
             return true;
         }

@@ -50,7 +50,7 @@ impl Scheduler {
         };
         request.queued_at = now;
         self.queue.push(request.request.class(), place, request_id);
-        if let Some(expiry) = request.request.expiry() {
+        if let Some(expiry) = request.patience_ends() {
             self.timers.set(Timer::Expiry(request_id), expiry);
         }
         if request.context() > self.longest_context {
@@ -151,7 +151,7 @@ impl Scheduler {
         }
     }
 
-    /// The answer would come too late.
+    /// No worker has begun in time.
     pub(crate) fn expire(&mut self, request_id: RequestId) {
         let retry_after = self.config.retry_after;
         self.end(request_id, Failure::QueueTimeout { retry_after });

@@ -1,6 +1,7 @@
 //! All the moments that the core waits for: an enum and a table, no tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::ids::{RequestId, WorkerId};
 use crate::time::Time;
@@ -14,7 +15,9 @@ pub(crate) enum Timer {
     Hung(WorkerId),
     /// An own child without a link that is not back by then is killed.
     Kill(WorkerId),
-    /// A waiting request is useless from then on.
+    /// An own child that was started and is not READY by then is killed.
+    Start(WorkerId),
+    /// A request that no worker ever had is useless from then on.
     Expiry(RequestId),
     /// Waiting requests that no live worker can take have waited long enough.
     NoWorker,
@@ -39,6 +42,19 @@ impl Timers {
     /// Sets a timer unless it is due earlier anyway.
     pub(crate) fn set_earlier(&mut self, timer: Timer, at: Time) {
         if self.due.get(&timer).is_none_or(|due| at < *due) {
+            self.set(timer, at);
+        }
+    }
+
+    /// Puts the timers that this chooses off.
+    pub(crate) fn put_off(&mut self, by: Duration, is_meant: impl Fn(Timer) -> bool) {
+        let meant: Vec<_> = self
+            .due
+            .iter()
+            .filter(|(timer, _)| is_meant(**timer))
+            .map(|(timer, at)| (*timer, *at + by))
+            .collect();
+        for (timer, at) in meant {
             self.set(timer, at);
         }
     }
@@ -82,6 +98,17 @@ mod tests {
         assert_eq!(timers.pop_due(at(30)), Some(Timer::NoWorker));
         assert_eq!(timers.pop_due(at(99)), None);
         assert_eq!(timers.earliest(), None);
+    }
+
+    #[test]
+    fn only_the_timers_that_are_meant_are_put_off() {
+        let mut timers = Timers::default();
+        timers.set(Timer::NoWorker, at(10));
+        timers.set(Timer::Kill(WorkerId(1)), at(10));
+        timers.put_off(Duration::from_micros(5), |timer| timer != Timer::NoWorker);
+        assert_eq!(timers.pop_due(at(14)), Some(Timer::NoWorker));
+        assert_eq!(timers.pop_due(at(14)), None);
+        assert_eq!(timers.pop_due(at(15)), Some(Timer::Kill(WorkerId(1))));
     }
 
     #[test]

@@ -94,12 +94,18 @@ impl Tracked {
         self.attempt > 0
     }
 
+    /// When it is too late to begin. None for one that was placed: it goes on however old it is.
+    pub(crate) fn patience_ends(&self) -> Option<Time> {
+        self.request.expiry().filter(|_| !self.was_placed())
+    }
+
     pub(crate) fn is_placed_at(&self, worker: WorkerId, epoch: Epoch, attempt: u32) -> bool {
         self.location == Location::Placed { worker, epoch } && self.attempt == attempt
     }
 
     /// Moves it to a worker under a new attempt.
     pub(crate) fn place(&mut self, worker: WorkerId, epoch: Epoch, now: Time) -> Placement {
+        let remaining = self.patience_ends().map(|expiry| expiry.since(now));
         self.attempt = self.attempt.saturating_add(1);
         self.location = Location::Placed { worker, epoch };
         self.credit.renew();
@@ -110,7 +116,7 @@ impl Tracked {
             attempt: self.attempt,
             history: self.history.clone(),
             credit_up_to: self.credit.granted(),
-            remaining: self.request.expiry().map(|expiry| expiry.since(now)),
+            remaining,
         }
     }
 

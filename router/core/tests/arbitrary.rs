@@ -47,6 +47,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         id().prop_map(|request_id| Event::ClientGone { request_id }),
         (id(), any::<u32>())
             .prop_map(|(request_id, up_to)| Event::StreamTaken { request_id, up_to }),
+        (1_u32..3).prop_map(|worker| Event::WorkerStarted {
+            worker: WorkerId(worker)
+        }),
         (1_u32..3, 0_u64..3, any::<bool>()).prop_map(|(worker, epoch, own)| Event::WorkerReady {
             origin: Origin {
                 worker: WorkerId(worker),

@@ -8,17 +8,17 @@ use slackwater_core::{
     WorkerFinish, WorkerId, WorkerState, WorkerView,
 };
 
-const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     max_model_len: 100,
     vocab_size: 1_000,
 };
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) const fn at(millis: u64) -> Time {
     Time::from_micros(millis * 1_000)
 }
 
-fn draft(id: u128) -> RequestDraft {
+pub(crate) fn draft(id: u128) -> RequestDraft {
     RequestDraft {
         request_id: RequestId(id),
         prompt: vec![1, 2, 3],
@@ -39,7 +39,7 @@ pub(crate) fn request(id: u128) -> Request {
     Request::parse(draft(id), &LIMITS).unwrap()
 }
 
-const fn origin(worker: u32, seq: u64) -> Origin {
+pub(crate) const fn origin(worker: u32, seq: u64) -> Origin {
     Origin {
         worker: WorkerId(worker),
         epoch: Epoch(worker as u64),
@@ -57,7 +57,7 @@ pub(crate) fn capabilities() -> Capabilities {
     }
 }
 
-fn ready(worker: u32, capabilities: Capabilities) -> Event {
+pub(crate) fn ready(worker: u32, capabilities: Capabilities) -> Event {
     Event::WorkerReady {
         origin: origin(worker, 1),
         capabilities,
@@ -91,11 +91,11 @@ pub(crate) const fn gone(worker: u32, epoch: Option<Epoch>, cause: GoneCause) ->
     }
 }
 
-const fn cut(worker: u32) -> Event {
+pub(crate) const fn cut(worker: u32) -> Event {
     gone(worker, Some(Epoch(worker as u64)), GoneCause::LinkClosed)
 }
 
-fn tell(core: &mut Scheduler, event: Event, now: Time) -> Vec<Action> {
+pub(crate) fn tell(core: &mut Scheduler, event: Event, now: Time) -> Vec<Action> {
     core.handle(event, now);
     drain(core)
 }
@@ -104,7 +104,7 @@ pub(crate) fn drain(core: &mut Scheduler) -> Vec<Action> {
     std::iter::from_fn(|| core.poll_action()).collect()
 }
 
-fn core_with(workers: u32) -> Scheduler {
+pub(crate) fn core_with(workers: u32) -> Scheduler {
     let mut core = Scheduler::new(Config::default());
     for worker in 1..=workers {
         tell(&mut core, ready(worker, capabilities()), at(0));

@@ -162,3 +162,69 @@ fn a_child_that_dies_before_ready_is_started_again() {
     assert_eq!(sim.core().counters().workers_restarted, 1);
     assert_eq!(sim.violations(), NONE);
 }
+
+#[test]
+fn a_child_that_is_not_ready_within_the_limit_is_started_again() {
+    let config = Config {
+        start_limit: millis(5_000),
+        ..Config::default()
+    };
+    let mut sim = Sim::new(Seed(9))
+        .with_config(config)
+        .with_workers(1, &CostModel::for_test());
+    sim.run_for(millis(100));
+    sim.inject(0, Fault::Freeze(millis(60_000)));
+    sim.run_until(|sim| sim.core().counters().workers_restarted == 1);
+    assert_eq!(sim.now().as_micros(), 5_000_000);
+    sim.run_until(|sim| sim.core().ready_workers() == 1);
+    sim.run_for(millis(20_000));
+    assert_eq!(sim.core().counters().workers_restarted, 1);
+    assert_eq!(sim.violations(), NONE);
+}
+
+#[test]
+fn a_pause_of_the_router_itself_convicts_nobody() {
+    let mut sim = sim(10, 2);
+    let request = sim.arrive(tokens(400));
+    run_to_token(&mut sim, request, 20);
+    sim.pause_router(millis(1_300));
+    sim.run_for(millis(1_301));
+    assert!(sim.delivered(request).len() > 100, "it must have gone on");
+    sim.run_until_idle();
+    assert_eq!(sim.outcome(request), whole(&sim, request, 1));
+    let counters = sim.core().counters();
+    assert_eq!(
+        (
+            counters.workers_lost.total(),
+            counters.resumes.total(),
+            counters.workers_restarted
+        ),
+        (0, 0, 0)
+    );
+    assert_eq!(sim.violations(), NONE);
+}
+
+#[test]
+fn a_worker_that_is_frozen_or_hung_over_a_pause_is_found_in_its_time_after_it() {
+    let cases = [
+        (Fault::Freeze(millis(60_000)), LostReason::Silent, 1_000),
+        (Fault::Hang, LostReason::Hung, 2_000),
+    ];
+    for (fault, reason, limit) in cases {
+        let mut sim = sim(12, 2);
+        let request = sim.arrive(tokens(400));
+        run_to_token(&mut sim, request, 20);
+        strike_worker_of(&mut sim, request, fault);
+        sim.pause_router(millis(1_300));
+        sim.run_for(millis(1_300));
+        assert_eq!(sim.core().counters().workers_lost.total(), 0);
+        let from = sim.now();
+        sim.run_until(|sim| sim.core().counters().workers_lost.total() > 0);
+        assert!(sim.now().since(from) <= millis(limit));
+        sim.run_until_idle();
+        assert_eq!(sim.outcome(request), whole(&sim, request, 2));
+        let lost: Vec<_> = sim.core().counters().workers_lost.iter().collect();
+        assert_eq!(lost, [(reason, 1)]);
+        assert_eq!(sim.violations(), NONE);
+    }
+}

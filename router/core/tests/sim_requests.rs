@@ -250,13 +250,33 @@ fn a_drain_lets_live_requests_end_and_refuses_new_ones() {
     };
     let refused = sim.outcome(late).unwrap().end;
     assert_eq!(refused, Some(End::Rejected(draining)));
-    assert_eq!(sim.core().counters().workers_restarted, 0);
-    // With nothing left to do the other worker was told to end, and said Bye.
+    // It was killed while there was work; with nothing left to do the other was told to end, said Bye, and stays away.
+    assert_eq!(sim.core().counters().workers_restarted, 1);
     sim.run_for(millis(50));
     let states: Vec<_> = sim.core().workers().map(|view| view.state).collect();
     assert_eq!(states, [WorkerState::Lost, WorkerState::Lost]);
     let lost: Vec<_> = sim.core().counters().workers_lost.iter().collect();
     assert_eq!(lost, [(LostReason::LinkClosed, 1), (LostReason::Bye, 1)]);
+    assert_eq!(sim.violations(), NONE);
+}
+
+#[test]
+fn a_kill_in_a_drain_does_not_end_the_only_workers_stream() {
+    let mut sim = sim(30, 1);
+    let request = sim.arrive(tokens(60));
+    run_to_token(&mut sim, request, 10);
+    sim.operator(slackwater_core::Command::Drain);
+    sim.run_for(millis(1));
+    sim.kill(sim.worker_of(request));
+    sim.run_until_idle();
+    assert_eq!(sim.outcome(request), whole(&sim, request, 2));
+    assert_eq!(sim.core().counters().workers_restarted, 1);
+    // Nobody needs the next one: this kill comes before the worker has read that it shall end.
+    sim.inject(0, Fault::Signal(9));
+    sim.run_for(millis(3_000));
+    assert_eq!(sim.core().counters().workers_restarted, 1);
+    let states: Vec<_> = sim.core().workers().map(|view| view.state).collect();
+    assert_eq!(states, [WorkerState::Lost]);
     assert_eq!(sim.violations(), NONE);
 }
 
@@ -281,6 +301,25 @@ fn an_abort_ends_everything_at_once() {
     sim.run_for(millis(100));
     sim.expect_all_ended();
     assert_eq!(sim.violations(), NONE);
+}
+
+#[test]
+fn a_stream_that_has_begun_goes_on_after_a_death_however_old_it_is() {
+    // Alone it waits past its expiry for the next process; beside another worker it is placed at once.
+    for workers in [1, 2] {
+        let mut sim = sim(36, workers);
+        let request = sim.arrive(RequestSpec {
+            useful_for: Some(millis(500)),
+            ..tokens(200)
+        });
+        sim.run_for(millis(700));
+        let begun = sim.delivered(request).len();
+        assert!(begun > 0 && begun < 200, "{begun}");
+        sim.kill(sim.worker_of(request));
+        sim.run_until_idle();
+        assert_eq!(sim.outcome(request), whole(&sim, request, 2));
+        assert_eq!(sim.violations(), NONE);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! own; whatever the core does that the books do not allow is a violation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use slackwater_core::{
     Config, Ending, Epoch, Event, GoneCause, Origin, Output, Request, RequestId, Scheduler, Time,
@@ -48,6 +49,8 @@ pub(crate) struct Checker {
     /// Links on which a rule was broken on purpose.
     pub(crate) guilty: BTreeSet<Epoch>,
     pub(crate) is_draining: bool,
+    /// When the router stood still, and for how long.
+    pub(crate) pauses: Vec<(Time, Duration)>,
     pub(crate) violations: Vec<Violation>,
 }
 
@@ -61,6 +64,7 @@ impl Checker {
             epochs: BTreeSet::new(),
             guilty: BTreeSet::new(),
             is_draining: false,
+            pauses: Vec::new(),
             violations: Vec::new(),
         }
     }
@@ -104,6 +108,7 @@ impl Checker {
                         moved: now,
                         held: BTreeSet::new(),
                         placements: 0,
+                        cancelled: BTreeSet::new(),
                     };
                     self.links.insert(origin.epoch, link);
                 }
@@ -303,7 +308,7 @@ impl Checker {
             }
             Ending::Cancelled => ledger.has_hung_up,
             Ending::Failed(Failure::QueueTimeout { .. }) => {
-                ledger.placed.is_none() && ledger.request.expiry().is_some_and(|at| at <= now)
+                ledger.submits == 0 && ledger.request.expiry().is_some_and(|at| at <= now)
             }
             Ending::Failed(Failure::NoWorker { .. }) => {
                 let context = ledger.request.prompt().len() as u64

@@ -1,5 +1,7 @@
 //! The safety checks of actions: may the core want this now?
 
+use std::time::Duration;
+
 use slackwater_core::{Action, Ending, Epoch, FenceReason, Placement, RequestId, Time, WorkerId};
 
 use crate::check::{Cause, Checker};
@@ -43,8 +45,7 @@ impl Checker {
                 reason,
             } => self.fence(*worker, *epoch, *reason, cause, now),
             Action::Drain { epoch, .. } => {
-                let is_idle = self.requests.values().all(|ledger| ledger.end.is_some());
-                if !self.is_draining || !is_idle {
+                if !self.is_draining || !self.is_idle() {
                     self.broken("drain", format!("{action:?} while there is work"), now);
                 }
                 if let Some(link) = self.links.get_mut(epoch) {
@@ -52,17 +53,37 @@ impl Checker {
                 }
             }
             Action::Restart { worker, .. } => {
-                if self.is_draining || self.live(*worker).is_some() {
+                let is_useless = self.is_draining && self.is_idle();
+                if is_useless || self.live(*worker).is_some() {
                     self.broken("restart", format!("{action:?}"), now);
                 }
             }
         }
     }
 
+    fn is_idle(&self) -> bool {
+        self.requests.values().all(|ledger| ledger.end.is_some())
+    }
+
+    /// How much of the time since a moment the router stood still: all of it, and what of it the core must have
+    /// noticed, for it may be that nothing was due before the first threshold of silence.
+    fn absence(&self, since: Time) -> (Duration, Duration) {
+        let unnoticed = self.config.suspect_after;
+        let spans = || self.pauses.iter().filter(move |(from, _)| *from >= since);
+        let all = spans().map(|(_, span)| *span).sum();
+        let noticed = spans()
+            .filter(|(_, span)| *span > unnoticed + self.config.stall_after)
+            .map(|(_, span)| span.saturating_sub(unnoticed))
+            .sum();
+        (all, noticed)
+    }
+
     fn placement(&mut self, placement: &Placement, is_first: bool, now: Time) {
         let request_id = placement.request.request_id();
         let hold = (request_id, placement.attempt);
-        let suspect_after = self.config.suspect_after;
+        let heard = self.links.get(&placement.epoch).map(|link| link.heard);
+        let (absence, _) = self.absence(heard.unwrap_or(now));
+        let suspect_after = self.config.suspect_after + absence;
         let is_fit = self.links.get_mut(&placement.epoch).is_some_and(|link| {
             link.held.insert(hold);
             link.placements += 1;
@@ -89,7 +110,9 @@ impl Checker {
             && placement.request == ledger.request
             && placement.history == ledger.tokens()
             && placement.credit_up_to == credit_due.max(ledger.granted)
-            && placement.remaining.is_none_or(|left| !left.is_zero());
+            && placement
+                .remaining
+                .is_none_or(|left| is_first && !left.is_zero());
         ledger.attempt = placement.attempt;
         ledger.placed = Some((placement.worker, placement.epoch));
         ledger.has_output = false;
@@ -167,13 +190,13 @@ impl Checker {
     }
 
     fn cancel(&mut self, at: (WorkerId, Epoch), hold: (RequestId, u32), now: Time) {
-        let is_held = self
-            .links
-            .get(&at.1)
-            .is_some_and(|link| link.worker == at.0 && link.held.contains(&hold));
+        let is_held = self.links.get_mut(&at.1).is_some_and(|link| {
+            let is_first = link.cancelled.insert(hold);
+            is_first && link.worker == at.0 && link.held.contains(&hold)
+        });
         if !is_held {
             self.broken(
-                "cancelled where it is not",
+                "cancelled where it is not, or twice",
                 format!("{hold:?} at {at:?}"),
                 now,
             );
@@ -207,8 +230,14 @@ impl Checker {
     ) {
         let is_guilty = self.guilty.contains(&epoch);
         let is_earned = self.links.get(&epoch).is_some_and(|link| match reason {
-            FenceReason::Silent => now.since(link.heard) >= self.config.lost_after,
-            FenceReason::Hung => link.is_busy && now.since(link.moved) >= self.config.hung_after,
+            FenceReason::Silent => {
+                let (_, absence) = self.absence(link.heard);
+                now.since(link.heard) >= self.config.lost_after + absence
+            }
+            FenceReason::Hung => {
+                let (_, absence) = self.absence(link.moved);
+                link.is_busy && now.since(link.moved) >= self.config.hung_after + absence
+            }
             FenceReason::Violation => is_guilty,
             FenceReason::Replaced => cause.ready == Some(worker),
         });

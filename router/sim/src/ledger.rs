@@ -81,4 +81,6 @@ pub(crate) struct LinkLedger {
     pub(crate) held: BTreeSet<(RequestId, u32)>,
     /// Placements that it ever got.
     pub(crate) placements: u64,
+    /// Attempts that it was told to stop.
+    pub(crate) cancelled: BTreeSet<(RequestId, u32)>,
 }

@@ -5,7 +5,7 @@
 //!
 //! - [`clock`], [`rng`]: time and chance.
 //! - [`oracle`], [`engine`], [`net`], [`client`], [`faults`]: what the world around the core is made of.
-//! - `process`, `worker`, `driver`, `inject`: how it moves; `peace`: what must hold once nothing goes wrong.
+//! - `process`, `worker`, `driver`, `inject`, `pause`: how it moves; `peace`: what must hold once nothing goes wrong.
 //! - [`check`] with `check_actions` and [`ledger`]: what must hold.
 //! - [`sim`], [`scenario`]: how tests use it.
 
@@ -21,6 +21,7 @@ mod inject;
 pub mod ledger;
 pub mod net;
 pub mod oracle;
+mod pause;
 mod peace;
 mod process;
 pub mod rng;

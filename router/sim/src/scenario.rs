@@ -34,6 +34,8 @@ pub struct Scenario {
     pub arrivals: Vec<(Time, RequestSpec)>,
     /// What goes wrong, when, with which process.
     pub faults: Vec<(Time, usize, Fault)>,
+    /// When the router itself stands still, and for how long.
+    pub pauses: Vec<(Time, Duration)>,
     /// When the operator shuts down, and how.
     pub shutdown: Option<(Time, Command)>,
     /// When nothing goes wrong any more.
@@ -77,6 +79,7 @@ impl Scenario {
             cost,
             arrivals,
             faults,
+            pauses: random_pauses(seed, length),
             shutdown: rng.percent(8).then_some((shutdown_at, shutdown)),
             peace_at,
         }
@@ -102,6 +105,9 @@ impl Scenario {
         }
         for (at, process, fault) in &self.faults {
             sim.inject_at(*at, *process, *fault);
+        }
+        for (at, span) in &self.pauses {
+            sim.pause_router_at(*at, *span);
         }
         if let Some((at, command)) = self.shutdown {
             sim.operator_at(at, command);
@@ -147,6 +153,7 @@ fn random_config(rng: &mut Rng) -> Config {
         restart_after_max: Duration::from_secs(2), // The liveness check waits 10 s in all.
         kill_after: rng.pick(Duration::from_secs(10), &[Duration::from_secs(3)]),
         resume_limit: rng.pick(3, &[1, 8]),
+        start_limit: Duration::from_millis(1_500), // Some that are frozen while they load shall be past it.
         ..Config::default()
     }
 }
@@ -227,6 +234,24 @@ fn random_faults(rng: &mut Rng, processes: usize, length: u64) -> Vec<(Time, usi
     }
     faults.sort_by_key(|(at, ..)| *at);
     faults
+}
+
+/// Drawn apart from all else. Peace comes after the last one.
+fn random_pauses(seed: Seed, length: u64) -> Vec<(Time, Duration)> {
+    let mut rng = Rng::new(seed.0 ^ 0x0a05_e550);
+    let count = if rng.percent(30) {
+        rng.between(1, 4)
+    } else {
+        0
+    };
+    (0..count)
+        .map(|_| {
+            let at = rng.between(0, length);
+            let span = rng.millis(20, 2_500);
+            let left = Duration::from_millis(length - at);
+            (Time::from_micros(at * 1_000), span.min(left))
+        })
+        .collect()
 }
 
 fn random_fault(rng: &mut Rng, kind: u64, span: Duration) -> Fault {

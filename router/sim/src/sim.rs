@@ -48,6 +48,8 @@ pub(crate) enum Entry {
     Thaw(usize, u32),
     Exited(usize, slackwater_core::GoneCause),
     Fault(usize, Fault),
+    Pause(Duration),
+    Wake,
 }
 
 /// How a request went.
@@ -78,6 +80,8 @@ pub struct Sim {
     pub(crate) sent_on_closed: u64,
     /// Whether the end of a child that the core had killed is reported as well.
     pub(crate) echoes_kills: bool,
+    /// What lies unread while the router stands still.
+    pub(crate) unread: Option<Vec<Entry>>,
     requests: u32,
     actions: u64,
     digest: Digest,
@@ -103,6 +107,7 @@ impl Sim {
             next_epoch: 1,
             sent_on_closed: 0,
             echoes_kills,
+            unread: None,
             requests: 0,
             actions: 0,
             digest: Digest::default(),
@@ -351,7 +356,9 @@ impl Sim {
     }
 
     fn next_at(&self) -> Option<Time> {
-        let timeout = self.core.next_timeout().map(|at| at.max(self.now()));
+        let is_awake = self.unread.is_none();
+        let timeout = self.core.next_timeout().filter(|_| is_awake);
+        let timeout = timeout.map(|at| at.max(self.now()));
         match (self.agenda.next_at(), timeout) {
             (Some(entry), Some(timeout)) => Some(entry.min(timeout)),
             (entry, timeout) => entry.or(timeout),
@@ -370,15 +377,26 @@ impl Sim {
             }
         } else {
             self.agenda.jump(at);
-            self.note(|| format!("timeout {at:?}"));
-            self.core.handle_timeout(at);
-            self.drain_actions(&Cause::default());
+            self.timeout();
         }
         true
     }
 
-    fn happen(&mut self, entry: Entry) {
+    /// The core looks at the clock.
+    pub(crate) fn timeout(&mut self) {
+        let now = self.now();
+        self.note(|| format!("timeout {now:?}"));
+        self.core.handle_timeout(now);
+        self.drain_actions(&Cause::default());
+    }
+
+    pub(crate) fn happen(&mut self, entry: Entry) {
+        let Some(entry) = self.read_now(entry) else {
+            return;
+        };
         match entry {
+            Entry::Pause(span) => self.pause(span),
+            Entry::Wake => self.wake(),
             Entry::Arrive(spec, request_id) => self.arrives(&spec, request_id),
             Entry::Read(request_id) => self.read(request_id),
             Entry::HangUp(request_id) => self.client_leaves(request_id),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slackwater_core::{Capabilities, Epoch, Output, Placement, Refusal, Time};
+use slackwater_core::{Capabilities, Epoch, Event, Output, Placement, Refusal, Time};
 
 use crate::driver::HEARTBEAT;
 use crate::faults::Fault;
@@ -70,9 +70,13 @@ impl Sim {
         {
             process.is_alive = true;
             process.heard = now;
+            let own = process.own;
             let at = now + LOADING;
             self.agenda.put(at, Entry::Connect(index, generation));
             self.agenda.put(at, Entry::Tick(index, generation));
+            if let Some(worker) = own {
+                self.tell(Event::WorkerStarted { worker });
+            }
         }
     }
 
