@@ -4,10 +4,10 @@ import sys
 
 from slackwater import LLM, SamplingParams
 
-with LLM(*sys.argv[1:2]) as llm:
-    params = SamplingParams(max_tokens=32, temperature=0.0)
-    for completion in llm.generate(["The capital of France is", "The tide comes in"], params):
-        print(repr(completion.text), completion.finish_reason)
-    for piece in llm.stream("Once upon a time", params):
+model = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
+with LLM(model) as llm:
+    for out in llm.generate(["The tide"], SamplingParams(max_tokens=32, seed=7)):
+        print(out.text, out.finish_reason)
+    for piece in llm.stream("Once upon a time", SamplingParams(max_tokens=32, temperature=0)):
         print(piece, end="", flush=True)
     print()

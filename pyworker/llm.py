@@ -6,38 +6,23 @@ same request gives the same text here and there.
 
 from __future__ import annotations
 
-import secrets
-import threading
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
+from pyworker.asked import messages_of, params_of, prompt_of, prompts_of
 from pyworker.config import build_engine, options_of
-from pyworker.engine.interface import Engine, EngineHost, EngineStats
-from pyworker.engine.outputs import FinishReason, RequestOutput, StepOutputs
-from pyworker.engine.request import Request, SamplingParams
-from pyworker.errors import InvalidRequest, SlackwaterError
+from pyworker.engine.interface import Engine, EngineStats
+from pyworker.engine.request import SamplingParams
+from pyworker.inprocess import Answer, Driver, GenerationFailed
 from pyworker.models.prepare import prepare
 from pyworker.texts import TextSide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from slackwater._native.text import Detokenizer, StopMatcher
-
-__all__ = ["LLM", "Completion", "Engine", "GenerationFailed", "SamplingParams"]
-
-_UNLIMITED: Final = 2**32 - 1
-_MOST_STOPS: Final = 16
-_MOST_STOP_BYTES: Final = 256
-
-
-class GenerationFailed(SlackwaterError):
-    """The engine could not go on with a request. `code` is stable, as on the HTTP surface."""
-
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
-        super().__init__(f"{code}: {message}")
+__all__ = ["LLM", "Completion", "Engine", "GenerationFailed", "SamplingParams", "TextStream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +41,7 @@ class Completion:
 class LLM:
     """A model, loaded. Options are those of `slackwater-worker`, by name: `max_num_seqs=8`.
 
-    One thread at a time gets on; others wait for the step's end.
+    One thread at a time gets on; others wait for the step's end. After `close`, everything else raises `RuntimeError`.
 
     Raises:
         ConfigError: options that cannot work.
@@ -66,12 +51,9 @@ class LLM:
     def __init__(self, model: str = "smollm2", **options: object) -> None:
         chosen = options_of(options)
         prepared = prepare(model)
-        self._engine = build_engine(prepared, chosen)
+        engine = build_engine(prepared, chosen)
         self._texts = TextSide(prepared.model_dir)
-        self._host = _Host()
-        self._engine.attach(self._host)
-        self._turn = threading.RLock()
-        self._cancelled = False  # a cancel takes effect with the next step
+        self._driver = Driver(engine)
 
     def generate(
         self, prompts: str | Sequence[str] | Sequence[Sequence[int]], params: SamplingParams | None = None
@@ -80,38 +62,38 @@ class LLM:
 
         Raises:
             InvalidRequest: a prompt or a parameter that the model cannot take; nothing has run.
+            GenerationFailed: the engine could not go on with one of them.
         """
-        asked = [prompts] if isinstance(prompts, str) else prompts
-        prompt_ids = [self._texts.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in asked]
-        return self._complete(prompt_ids, params or SamplingParams())
+        checked = params_of(params)
+        return self._complete([self._answer(prompt, checked) for prompt in prompts_of(prompts)])
 
     def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> Completion:
         """The assistant's answer to a conversation, as `{"role": ..., "content": ...}` each.
 
         Raises:
             InvalidRequest: the model has no chat template, it refuses the messages, or as of `generate`.
+            GenerationFailed: the engine could not go on with it.
         """
-        return self._complete([self._texts.encode_chat(messages)], params or SamplingParams())[0]
+        checked = params_of(params)
+        return self._complete([self._answer(self._texts.encode_chat(messages_of(messages)), checked)])[0]
 
-    def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Iterator[str]:
-        """The text of one completion, piece by piece. To leave the loop ends the request.
+    def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> TextStream:
+        """The text of one completion, piece by piece, as it comes.
 
         Raises:
             InvalidRequest: as of `generate`, before the first piece is asked for.
         """
-        prompt_ids = self._texts.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        [answer] = self._submit([prompt_ids], params or SamplingParams())
-        return self._pieces(answer)
+        answer = self._answer(prompt_of(prompt), params_of(params))
+        self._driver.check([answer])
+        return TextStream(self._driver, answer)
 
     def stats(self) -> EngineStats:
         """The engine's state and cumulative metrics."""
-        with self._turn:
-            return self._engine.stats()
+        return self._driver.stats()
 
     def close(self) -> None:
-        """Let go of the model. Idempotent."""
-        with self._turn:
-            self._engine.close()
+        """Let go of the model, and of whatever still runs. Idempotent."""
+        self._driver.close()
 
     def __enter__(self) -> Self:
         return self
@@ -121,160 +103,55 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _complete(self, prompts: list[list[int]], params: SamplingParams) -> list[Completion]:
-        answers = self._submit(prompts, params)
+    def _answer(self, prompt: str | list[int], params: SamplingParams) -> Answer:
+        return Answer(self._texts.encode(prompt) if isinstance(prompt, str) else prompt, params, self._texts)
+
+    def _complete(self, answers: list[Answer]) -> list[Completion]:
+        self._driver.complete(answers)
+        return [_completion(answer) for answer in answers]
+
+
+class TextStream:
+    """An iterator over the pieces of one text. The request begins with the first `next`.
+
+    It ends with the text, with `close`, with a `with` block, or when the stream is no longer used by anybody; then
+    what it held is free for others.
+    """
+
+    def __init__(self, driver: Driver, answer: Answer) -> None:
+        self._driver = driver
+        self._answer = answer
+        self._dropped = weakref.finalize(self, driver.abandon, answer)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
         try:
-            while not all(answer.finish_reason for answer in answers):
-                self._step()
-        finally:
-            self._leave(answers)
-        return [answer.completion() for answer in answers]
+            piece = self._driver.next_piece(self._answer)
+        except BaseException:
+            self.close()
+            raise
+        if piece is None:
+            self.close()
+            raise StopIteration
+        return piece
 
-    def _pieces(self, answer: _Answer) -> Iterator[str]:
-        try:
-            while True:
-                if piece := answer.take_text():
-                    yield piece
-                elif answer.finish_reason:
-                    return
-                else:
-                    self._step()
-        finally:
-            self._leave([answer])
+    def close(self) -> None:
+        """End the request, whatever is left of it; no more pieces come. Idempotent."""
+        if self._dropped.detach() is not None:
+            self._driver.leave([self._answer])
 
-    def _submit(self, prompts: list[list[int]], params: SamplingParams) -> list[_Answer]:
-        _check_stops(params.stop)
-        answers: list[_Answer] = []
-        with self._turn:
-            try:
-                for prompt in prompts:
-                    answer = _Answer(prompt, params, self._texts)
-                    self._engine.submit(answer.request())
-                    self._host.answers[answer.request_id] = answer
-                    answers.append(answer)
-            except InvalidRequest:
-                self._leave(answers)
-                raise
-        return answers
+    def __enter__(self) -> Self:
+        return self
 
-    def _step(self) -> None:
-        with self._turn:
-            worked = self._engine.step()
-            for request_id in self._host.take_stopped():
-                self._engine.cancel(request_id)
-                self._cancelled = worked = True
-            if not worked and self._host.answers:
-                raise GenerationFailed("internal", "the engine has nothing to do, though requests wait")
-
-    def _leave(self, answers: list[_Answer]) -> None:
-        """Forget these requests, and end those that still run; their blocks are free when this returns."""
-        with self._turn:
-            for answer in answers:
-                if self._host.answers.pop(answer.request_id, None) is not None:
-                    self._engine.cancel(answer.request_id)
-                    self._cancelled = True
-            if self._cancelled:
-                self._cancelled = False
-                self._engine.step()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-class _Host(EngineHost):
-    """Brings each output to its answer."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, _Answer] = {}
-        self._stopped: list[str] = []
-
-    def send(self, steps: StepOutputs) -> None:
-        for output in steps.outputs:
-            answer = self.answers.get(output.request_id)
-            if answer is None:
-                continue
-            answer.take(output)
-            if output.finish is not None:
-                del self.answers[output.request_id]
-            elif answer.finish_reason is not None:
-                del self.answers[output.request_id]
-                self._stopped.append(output.request_id)
-
-    def progress(self) -> None:
-        """Nobody watches."""
-
-    def take_stopped(self) -> list[str]:
-        """Requests that have met a stop string, once."""
-        stopped, self._stopped = self._stopped, []
-        return stopped
-
-
-@dataclass(slots=True)
-class _Answer:
-    """One request on its way to text."""
-
-    prompt: list[int]
-    params: SamplingParams
-    texts: TextSide
-    request_id: str = field(default_factory=lambda: secrets.token_hex(16))
-    finish_reason: str | None = None
-    failure: GenerationFailed | None = None
-    _token_ids: list[int] = field(default_factory=list)
-    _text: str = ""
-    _taken: int = 0
-    _detokenizer: Detokenizer = field(init=False)
-    _stops: StopMatcher = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._detokenizer, self._stops = self.texts.stream(self.params.stop)
-
-    def request(self) -> Request:
-        """The request for the engine, with a seed of its own where none was given."""
-        seed = secrets.randbits(64) if self.params.seed is None else self.params.seed
-        params = replace(self.params, seed=seed, stop=())
-        return Request(self.request_id, 0, list(self.prompt), params, credit_up_to=_UNLIMITED)
-
-    def take(self, output: RequestOutput) -> None:
-        """Add a step's tokens, up to a stop string."""
-        for token in output.token_ids:
-            self._token_ids.append(token)
-            piece, stopped = self._detokenizer.push([token]), False
-            if len(self._token_ids) > self.params.min_tokens:
-                piece, stopped = self._stops.push(piece)
-            self._text += piece
-            if stopped:
-                self.finish_reason = "stop"
-                return
-        if output.finish is FinishReason.ERROR:
-            self.failure = GenerationFailed(output.error_code or "internal", output.error_message)
-        if output.finish is not None:
-            self._end(output.finish)
-
-    def take_text(self) -> str:
-        """Text that has not been taken yet.
-
-        Raises:
-            GenerationFailed: the request has failed, and all text has been taken.
-        """
-        text, self._taken = self._text[self._taken :], len(self._text)
-        if not text and self.failure is not None:
-            raise self.failure
-        return text
-
-    def completion(self) -> Completion:
-        """The whole answer.
-
-        Raises:
-            GenerationFailed: the request has failed.
-        """
-        if self.failure is not None:
-            raise self.failure
-        return Completion(self._text, self._token_ids, self.finish_reason or "", self.prompt)
-
-    def _end(self, finish: FinishReason) -> None:
-        piece, stopped = self._stops.push(self._detokenizer.finish())
-        self._text += piece if stopped else piece + self._stops.finish()
-        self.finish_reason = "stop" if stopped else finish.value
-
-
-def _check_stops(stops: Sequence[str]) -> None:
-    if len(stops) > _MOST_STOPS or not all(0 < len(stop.encode()) <= _MOST_STOP_BYTES for stop in stops):
-        text = f"stop: {_MOST_STOPS} strings at most, of 1 to {_MOST_STOP_BYTES} bytes"
-        raise InvalidRequest("invalid_request", text, param="stop")
+def _completion(answer: Answer) -> Completion:
+    if answer.failure is not None:
+        raise answer.failure
+    return Completion(answer.text, answer.token_ids, answer.finish_reason or "", answer.prompt)

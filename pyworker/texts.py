@@ -51,12 +51,18 @@ class TextSide:
         return list(self._tokenizer.encode(text).ids)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation, with the opening of the assistant's turn."""
+        """Token ids of a conversation, with the opening of the assistant's turn.
+
+        Raises:
+            InvalidRequest: the model has no template, or its template cannot make a text of these messages.
+        """
         if self._template is None:
             raise InvalidRequest("chat_unsupported", "the model has no chat template")
         try:
             text = self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
-        except TemplateError as error:
+            text.encode()  # the tokeniser's own words for half a surrogate pair would help nobody
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
+            # A template computes with what is in the messages, so it fails as such code does.
             raise InvalidRequest("invalid_request", str(error), param="messages") from error
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 

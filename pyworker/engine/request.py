@@ -52,7 +52,8 @@ class SamplingParams:
 
     `max_tokens` and `min_tokens` count output tokens since the request began, those before a resume included.
     `temperature` 0 is greedy (below 1e-5 it is treated as 0). `seed` is an unsigned 64-bit key; `None` draws one where
-    the request is made (the engine itself always has a number). `stop` strings are matched outside the engine.
+    the request is made (the engine itself always has a number). `stop` strings are matched
+    outside the engine; one alone may be given as it is.
     """
 
     max_tokens: int = 16
@@ -61,7 +62,7 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int | None = None
     ignore_eos: bool = False
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | str = ()
 
 
 @dataclass(eq=False, slots=True)

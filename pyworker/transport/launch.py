@@ -5,6 +5,7 @@ A child of the router has a pipe as its stdin: one JSON line, and then nothing u
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -17,6 +18,8 @@ from pyworker.folders import state_dir, worker_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_logger = logging.getLogger(__name__)
 
 LAUNCHED: Final = "SLACKWATER_LAUNCHED"
 """Set to 1 by a router for the workers that it starts."""
@@ -77,7 +80,10 @@ def read_launch(fd: int) -> Launch:
     line = b""
     while not line.endswith(b"\n"):
         # Byte by byte: nothing after the line may be taken from the pipe.
-        byte = os.read(fd, 1)
+        try:
+            byte = os.read(fd, 1)
+        except OSError as error:
+            raise LinkError("stdin", f"cannot be read: {error}") from error
         if not byte or len(line) >= _LINE_BYTES:
             raise LinkError("stdin", "ended before one line with endpoint and token had come")
         line += byte
@@ -88,11 +94,18 @@ def read_launch(fd: int) -> Launch:
 
 
 def watch_end(fd: int, on_end: Callable[[], None]) -> None:
-    """Call `on_end` on a thread of its own once the other end of a pipe is closed. What comes before is ignored."""
+    """Call `on_end` on a thread of its own once the other end of a pipe is closed, or the pipe cannot be read.
+
+    What comes before is ignored.
+    """
 
     def wait() -> None:
-        while os.read(fd, _LINE_BYTES):
-            pass
+        try:
+            while os.read(fd, _LINE_BYTES):
+                pass
+        except OSError as error:
+            # Whoever cannot be told that the router is gone must not outlive it.
+            _logger.warning("stdin cannot be read (%s), which counts as the end of the router", error)
         on_end()
 
     threading.Thread(target=wait, name="slackwater-stdin", daemon=True).start()

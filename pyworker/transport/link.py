@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import select
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyworker.wire.frame import Parts
+
+LONGEST_WAIT_SECONDS: Final = 3_600.0
+"""A wait ends by then, whatever was asked for: the calls of the system take only so many milliseconds."""
 
 
 class LinkState(Enum):
@@ -43,7 +46,7 @@ class RouterLink(Protocol):
         """Begin to connect. Never blocks."""
 
     def recv(self, timeout: float) -> Sequence[bytes] | None:
-        """The next whole message, in its parts, waited for at most `timeout` seconds.
+        """The next whole message, in its parts, waited for at most `timeout` seconds, and an hour at most.
 
         `None`: the time is over, the waker was set or the state has changed. What came before the end of a link is
         handed out before the state becomes `CLOSED`.
@@ -59,6 +62,11 @@ class RouterLink(Protocol):
 
     def close(self) -> None:
         """Let go of everything at once; what is queued may be lost. Idempotent."""
+
+
+def bounded(timeout: float) -> float:
+    """A time to wait in seconds that every call of the system can take."""
+    return min(max(0.0, timeout), LONGEST_WAIT_SECONDS)
 
 
 class Waker:
@@ -86,7 +94,7 @@ class Waker:
 
     def wait(self, timeout: float) -> None:
         """Wait until set, at most `timeout` seconds, and clear."""
-        self._poll.poll(max(0.0, timeout) * 1000)
+        self._poll.poll(bounded(timeout) * 1000)
         self.clear()
 
     def close(self) -> None:

@@ -154,7 +154,11 @@ class Outbox:
         self._overflowed: int | None = None
 
     def put(self, message: Outgoing) -> None:
-        """Add a message, or mark the link as one that cannot keep up."""
+        """Add a message, or mark the link as one that cannot keep up: then nothing more is added for this link, so
+        that what is sent has no gap.
+        """
+        if message.generation == self._overflowed:
+            return
         if len(self._messages) >= self._capacity:
             self._overflowed = message.generation
         else:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _REMEMBERED_ATTEMPTS: Final = 4_096
 _LEAST_PERIOD_MICROS: Final = 1_000
+_MOST_PERIOD_MICROS: Final = 3_600_000_000
+"""A router that may be silent for longer than an hour is one that nobody watches."""
 
 
 class EndReason(Enum):
@@ -162,7 +164,7 @@ class Session:
     def _join(self, body: Body, now: float) -> None:
         if not isinstance(body, wire.Welcome):
             raise LinkEnded(EndReason.VIOLATION, f"the first message is {type(body).__name__}, expected Welcome")
-        if not _LEAST_PERIOD_MICROS <= body.heartbeat_micros < body.silence_micros:
+        if not _LEAST_PERIOD_MICROS <= body.heartbeat_micros < body.silence_micros <= _MOST_PERIOD_MICROS:
             what = f"heartbeats every {body.heartbeat_micros} us, silence after {body.silence_micros} us"
             raise LinkEnded(EndReason.VIOLATION, what)
         self._welcome = body

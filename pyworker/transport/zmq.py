@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from pyworker.transport.link import LinkClosed, LinkFull, LinkState
+from pyworker.transport.link import LinkClosed, LinkFull, LinkState, bounded
 from pyworker.wire.frame import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ZmqLink:
         parts = self._take()
         if parts is not None or self._ended:
             return self._or_closed(parts)
-        ready = dict(self._poller.poll(math.ceil(max(0.0, timeout) * 1000)))
+        ready = dict(self._poller.poll(math.ceil(bounded(timeout) * 1000)))
         if self._waker.fileno() in ready:
             self._waker.clear()
         if self._monitor in ready:

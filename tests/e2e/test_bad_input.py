@@ -1,4 +1,4 @@
-"""What a client gets for what cannot be served: OpenAI's error object, with the parameter by name; no stream is disturbed."""
+"""What a client gets for what cannot be served: the error object, the parameter by name; no stream is disturbed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def completion(**fields: Any) -> dict[str, Any]:
 CASES: list[tuple[str, str, object, int, str, str | None]] = [
     ("not JSON", CHAT, b"{", 400, "invalid_json", None),
     ("nothing", CHAT, b"", 400, "invalid_json", None),
-    ("a list", CHAT, [], 400, "invalid_json", None),
+    ("a list", CHAT, [], 400, "invalid_request", None),
     ("bad UTF-8", CHAT, b'{"model":"\xff"}', 400, "invalid_json", None),
     ("too deep", CHAT, b'{"model":' + b"[" * 65 + b"]" * 65 + b"}", 400, "invalid_json", None),
     ("no model", CHAT, {"messages": HELLO}, 400, "invalid_request", "model"),

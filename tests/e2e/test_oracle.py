@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from support.http import Stream, call, masked, stream_events, text_of
-from support.metrics import wait_for_value
+from support.metrics import value, wait_for_value
 from support.server import Server
 
 from pyworker.runner.sim import oracle_tokens
@@ -107,6 +108,33 @@ def test_sigterm_lets_a_stream_finish() -> None:
         assert rest[-1] == "[DONE]"
         assert text_of(stream.raw) == oracle_text([800], 200)
         assert server.process.wait(30) == 0
+
+
+def test_sigterm_waits_for_a_reader_that_is_behind() -> None:
+    with Server("serve", "sim", "--settle", "0", "--worker-command", "slackwater-worker --sim") as server:
+        server.wait_ready()
+        with Stream(server.api, COMPLETIONS, ask([850], 1000), receive_bytes=4096) as stream:
+            reader = iter(stream)
+            next(reader)
+            # The worker is done, and the text waits for its reader.
+            wait_for_value(server.ops, "slackwater_tokens_total", 1000)
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(2)
+            rest = list(reader)
+        assert rest[-1] == "[DONE]"
+        assert text_of(stream.raw) == oracle_text([850], 1000)
+        assert server.process.wait(30) == 0
+
+
+def test_figures_of_a_dead_worker_are_gone() -> None:
+    with Server("serve", "sim", "--worker-command", "slackwater-worker --sim") as server:
+        server.wait_ready()
+        running = 'vllm:num_requests_running{model_name="sim",engine="0"}'
+        wait_for_value(server.ops, running, 0)
+        server.kill_worker("w0")
+        while value(server.ops, running, default=-1) != -1:
+            pass
 
 
 def test_events_come_in_order_of_time(oracle: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -65,9 +66,12 @@ def test_a_second_server_on_the_same_port_and_socket_refuses_and_the_first_goes_
     assert call(oracle.api, "GET", "/ready").status == 200
 
 
-def test_an_open_address_without_keys(folder: Path) -> None:
-    done = run("serve", "tiny", "--listen=0.0.0.0:0", *doors(folder)[1:])
+@pytest.mark.parametrize("flag", ["--listen", "--ops-listen"])
+def test_an_open_address_without_keys(folder: Path, flag: str) -> None:
+    kept = [door for door in doors(folder) if not door.startswith(f"{flag}=")]
+    done = run("serve", "tiny", f"{flag}=0.0.0.0:0", *kept)
     assert done.returncode == 2
+    assert f"{flag} 0.0.0.0:0" in one_line(done)
     assert "--allow-no-auth" in one_line(done)
 
 
@@ -147,3 +151,24 @@ def test_a_worker_whose_router_is_killed_ends_by_itself() -> None:
             assert select.select([pidfd], [], [], 30)[0]
         finally:
             os.close(pidfd)
+
+
+def test_the_server_outlives_the_reader_of_its_log(folder: Path) -> None:
+    command = [str(BIN / "slackwater"), "serve", "sim", *doors(folder), "--worker-command", "slackwater-worker --sim"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("  curl"):
+                break
+        process.stdout.close()
+        api, pid = re.findall(r"API +(http://[^/]+)", said)[0], int(re.findall(r"pid=(\d+)", said)[0])
+        os.kill(pid, signal.SIGKILL)
+        # What the router wants to say of it reaches nobody.
+        while call(api, "GET", "/ready").status == 200:
+            pass
+        while call(api, "GET", "/ready").status != 200:
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0

@@ -213,7 +213,8 @@ class Collected:
 def rows(message: Message) -> list[tuple[wire.RequestOutput, list[int]]]:
     """A step's outputs, each with its own tokens."""
     assert isinstance(message.body, wire.StepOutputs)
-    found, start = [], 0
+    found: list[tuple[wire.RequestOutput, list[int]]] = []
+    start = 0
     for output in message.body.outputs:
         found.append((output, list(message.ids[start : start + output.num_tokens])))
         start += output.num_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -44,9 +45,11 @@ class Stream:
     path: str
     body: object
     raw: list[str] = field(default_factory=list)
+    receive_bytes: int | None = None
+    """Size of the socket's receive buffer, for a reader that shall be slow."""
 
     def __enter__(self) -> Self:
-        self._connection = _connect(self.base)
+        self._connection = _connect(self.base, self.receive_bytes)
         _send(self._connection, "POST", self.path, self.body, None)
         self.response = self._connection.getresponse()
         return self
@@ -92,9 +95,23 @@ def text_of(events: list[str]) -> str:
     return "".join(parts)
 
 
-def _connect(base: str) -> http.client.HTTPConnection:
+class _Connection(http.client.HTTPConnection):
+    receive_bytes: int | None = None
+
+    def connect(self) -> None:
+        if self.receive_bytes is None:
+            return super().connect()
+        self.sock = socket.socket()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_bytes)
+        self.sock.settimeout(60)
+        return self.sock.connect((self.host, self.port))
+
+
+def _connect(base: str, receive_bytes: int | None = None) -> http.client.HTTPConnection:
     where = urlsplit(base)
-    return http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
+    connection = _Connection(where.hostname or "", where.port, timeout=60)
+    connection.receive_bytes = receive_bytes
+    return connection
 
 
 def _send(

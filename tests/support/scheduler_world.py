@@ -74,7 +74,9 @@ class World:
                 assert request.status is RequestStatus.RUNNING
                 computed = request.num_computed_tokens + num_tokens
                 assert len(request.block_table) * config.block_size >= computed
-            if request.status is RequestStatus.RUNNING and request.has_credit and missing == 1:
+            # One that was let in with all but its last token in the cache is a chunk of one token, not a decode.
+            was_running = request.status is RequestStatus.RUNNING and request.request_id not in out.new_requests
+            if was_running and request.has_credit and missing == 1:
                 assert num_tokens == 1
                 decodes += 1
             else:

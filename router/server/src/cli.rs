@@ -1,7 +1,6 @@
 //! The command line of `slackwater`: each flag is declared here once. Everything after `--` goes to the workers unparsed.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,8 +30,8 @@ pub struct ServeArgs {
     /// smollm2, tiny, a folder with safetensors, or a GGUF file
     pub model: String,
     /// Worker processes; each gets its share of the cores
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub workers: NonZeroU32,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub workers: u32,
     /// Command that starts a worker, split as a shell would; the model folder and what follows `--` are appended
     #[arg(long, value_name = "CMD", default_value = "slackwater-worker")]
     pub worker_command: String,

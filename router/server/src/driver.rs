@@ -3,7 +3,7 @@
 //! It decides nothing. It tells the core what happened and when, and tries what the core wants done; it never waits for
 //! a peer, since everybody else would wait with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slackwater_core::{Action, Config, Event, GoneCause, RequestId, Scheduler, WorkerId};
@@ -110,6 +110,8 @@ impl<L: WorkerLink> Driver<L> {
         for worker in (0..count).map(WorkerId) {
             let token = self.fleet.launch_token(worker);
             supervisor.start(worker, &token)?;
+            let now = self.clock.now();
+            self.core.handle(Event::WorkerStarted { worker }, now);
         }
         self.children = Some(supervisor);
         Ok(())
@@ -125,7 +127,6 @@ impl<L: WorkerLink> Driver<L> {
                 .next_timeout()
                 .map(|time| self.clock.instant(time));
             let turn = tokio::select! {
-                biased;
                 event = self.fleet.next() => Turn::Fleet(event),
                 gone = self.ends.gone.recv() => match gone {
                     Some(request_id) => Turn::Gone(request_id),
@@ -141,6 +142,7 @@ impl<L: WorkerLink> Driver<L> {
             }
             self.perform_all();
             self.publish_status();
+            self.ends.turned.set(self.clock.now());
         };
         self.shut_down().await;
         end
@@ -150,6 +152,8 @@ impl<L: WorkerLink> Driver<L> {
         let now = self.clock.now();
         match turn {
             Turn::Input(None) => return Some(DriverEnd::Stopped),
+            // A session that is gone already has said so before; nobody would ever cancel its request.
+            Turn::Input(Some(Input::Open { events, .. })) if events.is_closed() => {}
             Turn::Input(Some(Input::Open { request, events })) => {
                 self.sessions.insert(request.request_id(), events);
                 self.core.handle(Event::RequestArrived(request), now);
@@ -179,15 +183,16 @@ impl<L: WorkerLink> Driver<L> {
     }
 
     fn child_exited(&mut self, worker: WorkerId, cause: GoneCause) -> Option<DriverEnd> {
-        tracing::warn!(%worker, ?cause, "worker ended");
         self.fleet.child_exited(worker);
         if !self.was_ready && self.core.ready_workers() == 0 {
+            // The worker has said why, in its own line.
             let exit_code = match cause {
                 GoneCause::Exited(code) if code != 0 => code,
                 _ => 1,
             };
             return Some(DriverEnd::WorkerNeverReady { exit_code });
         }
+        tracing::warn!(%worker, ?cause, "worker ended");
         self.core.handle(
             Event::WorkerGone {
                 worker,
@@ -204,9 +209,15 @@ impl<L: WorkerLink> Driver<L> {
             return;
         };
         let token = self.fleet.launch_token(worker);
-        if let Err(error) = children.start(worker, &token) {
-            tracing::error!(%worker, %error, "worker not started; trying again");
-            children.restart(worker, Duration::from_secs(30));
+        match children.start(worker, &token) {
+            Ok(()) => {
+                let now = self.clock.now();
+                self.core.handle(Event::WorkerStarted { worker }, now);
+            }
+            Err(error) => {
+                tracing::error!(%worker, %error, "worker not started; trying again");
+                children.restart(worker, Duration::from_secs(30));
+            }
         }
     }
 
@@ -255,17 +266,24 @@ impl<L: WorkerLink> Driver<L> {
         let Some(events) = self.sessions.get(&request_id) else {
             return;
         };
-        if let Err(mpsc::error::TrySendError::Full(_)) = events.try_send(event) {
+        let Err(error) = events.try_send(event) else {
+            return;
+        };
+        if matches!(error, mpsc::error::TrySendError::Full(_)) {
             tracing::error!(%request_id, "a session's queue is full although credit bounds it; the session is ended");
-            self.sessions.remove(&request_id);
-            self.core
-                .handle(Event::ClientGone { request_id }, self.clock.now());
         }
+        self.sessions.remove(&request_id);
+        self.core
+            .handle(Event::ClientGone { request_id }, self.clock.now());
     }
 
+    /// The core has ended the request; whether the session still listens does not matter any more.
     fn end_session(&mut self, request_id: RequestId, event: SessionEvent) {
-        self.tell_session(request_id, event);
-        self.sessions.remove(&request_id);
+        if let Some(events) = self.sessions.remove(&request_id)
+            && let Err(mpsc::error::TrySendError::Full(_)) = events.try_send(event)
+        {
+            tracing::error!(%request_id, "a session's queue is full although credit bounds it; its end is lost");
+        }
     }
 
     fn publish_status(&mut self) {
@@ -283,7 +301,15 @@ impl<L: WorkerLink> Driver<L> {
         });
     }
 
-    fn publish_figures(&self) {
+    fn publish_figures(&mut self) {
+        // A worker without a link has no state; what it counted ended with its process.
+        let live: BTreeSet<WorkerId> = self
+            .core
+            .workers()
+            .filter(|view| view.epoch.is_some())
+            .map(|view| view.worker)
+            .collect();
+        self.stats.retain(|worker, _| live.contains(worker));
         self.snapshot
             .send_replace(Snapshot::of(&self.core, &self.model_name, &self.stats));
     }

@@ -3,8 +3,10 @@
 //! A handle is a bounded sender. Whoever opens a session reserves the place of its last word at the same time, so that
 //! dropping the session always reaches the core, in whatever state the request is.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slackwater_core::{Command, Ending, Event, Failure, Limits, Request, RequestId, Time};
 use thiserror::Error;
@@ -31,7 +33,7 @@ impl Clock {
 
     /// The moment as tokio's timers want it.
     pub fn instant(&self, time: Time) -> tokio::time::Instant {
-        (self.origin + std::time::Duration::from_micros(time.as_micros())).into()
+        (self.origin + Duration::from_micros(time.as_micros())).into()
     }
 }
 
@@ -93,7 +95,23 @@ pub struct CoreHandle {
     inputs: mpsc::Sender<Input>,
     gone: mpsc::Sender<RequestId>,
     status: watch::Receiver<Status>,
+    turned: Turned,
     clock: Clock,
+}
+
+/// When the driver's loop last went round.
+#[derive(Debug, Clone, Default)]
+pub struct Turned(Arc<AtomicU64>);
+
+impl Turned {
+    /// It does now.
+    pub fn set(&self, now: Time) {
+        self.0.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    fn at(&self) -> Time {
+        Time::from_micros(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// The driver's ends of a handle.
@@ -105,6 +123,8 @@ pub struct DriverEnds {
     pub gone: mpsc::Receiver<RequestId>,
     /// What everybody sees.
     pub status: watch::Sender<Status>,
+    /// When the loop last went round.
+    pub turned: Turned,
 }
 
 /// Events waiting for the driver before senders have to wait.
@@ -117,20 +137,22 @@ pub fn channel(clock: Clock, max_sessions: usize) -> (CoreHandle, DriverEnds) {
     let (inputs, input_end) = mpsc::channel(INPUTS);
     let (gone, gone_end) = mpsc::channel(max_sessions.max(1));
     let (status_end, status) = watch::channel(Status::default());
+    let turned = Turned::default();
+    turned.set(clock.now());
     let handle = CoreHandle {
         inputs,
         gone,
         status,
+        turned: turned.clone(),
         clock,
     };
-    (
-        handle,
-        DriverEnds {
-            inputs: input_end,
-            gone: gone_end,
-            status: status_end,
-        },
-    )
+    let ends = DriverEnds {
+        inputs: input_end,
+        gone: gone_end,
+        status: status_end,
+        turned,
+    };
+    (handle, ends)
 }
 
 impl CoreHandle {
@@ -197,6 +219,11 @@ impl CoreHandle {
     /// A view of the status that can be waited on.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Whether the driver's loop went round within this time.
+    pub fn turned_within(&self, span: Duration) -> bool {
+        self.clock.now().since(self.turned.at()) <= span
     }
 
     /// The router's clock.

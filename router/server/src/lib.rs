@@ -16,12 +16,14 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod prepare;
 pub mod session;
 pub mod shutdown;
 pub mod start;
 pub mod stop;
 pub mod supervise;
 pub mod template;
+pub mod terminal;
 pub mod tokenizer;
 pub mod transport;
 

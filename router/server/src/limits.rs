@@ -61,6 +61,8 @@ pub struct ServerLimits {
     pub keep_alive_every: Duration,
     /// How long a request waits for the first worker of all to say what it can take.
     pub no_worker_wait: Duration,
+    /// How long ago the driver's loop must have turned for the process to count as alive.
+    pub live_within: Duration,
     /// Text up to this size is tokenised where it is, larger on the pool.
     pub inline_text_bytes: usize,
     /// Texts that are tokenised at once on the pool.
@@ -101,6 +103,7 @@ impl Default for ServerLimits {
             headers_wait: Duration::from_secs(10),
             keep_alive_every: Duration::from_secs(15),
             no_worker_wait: Duration::from_secs(5),
+            live_within: Duration::from_secs(1),
             inline_text_bytes: 512,
             text_workers: std::thread::available_parallelism().map_or(1, usize::from),
             patience: [

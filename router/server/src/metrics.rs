@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use serde_json::{Map, json};
-use slackwater_core::{Class, Counters, Scheduler, WorkerId, WorkerState, WorkerView};
+use slackwater_core::{
+    Class, Counters, LostReason, Scheduler, SuspectReason, Tally, ViolationReason, WorkerId,
+    WorkerState, WorkerView,
+};
 use slackwater_wire::messages::{Metric, MetricName, WorkerStats};
 
 /// What was known at one moment.
@@ -90,80 +93,58 @@ impl Snapshot {
             "Requests that have not ended",
         );
         page.sample("slackwater_live_requests", NO_LABELS, self.live_requests);
-        let counters = &self.counters;
-        for (name, help, value) in [
-            (
-                "slackwater_requests_total",
-                "Requests that came",
-                counters.arrivals,
-            ),
-            (
-                "slackwater_tokens_total",
-                "Tokens handed to clients",
-                counters.tokens_delivered,
-            ),
-            (
-                "slackwater_recomputed_tokens_total",
-                "Tokens that resumes computed again",
-                counters.tokens_recomputed,
-            ),
-            (
-                "slackwater_resume_inexact_total",
-                "Resumes on other numerics",
-                counters.resumes_inexact,
-            ),
-            (
-                "slackwater_stale_messages_total",
-                "Messages of closed links and old attempts",
-                counters.stale_messages,
-            ),
-            (
-                "slackwater_tokens_past_stop_total",
-                "Tokens past a stream's end",
-                counters.tokens_past_end,
-            ),
-            (
-                "slackwater_refused_elsewhere_total",
-                "Refusals that sent a request elsewhere",
-                counters.refused_elsewhere,
-            ),
-            (
-                "slackwater_worker_restarts_total",
-                "Own workers started again",
-                counters.workers_restarted,
-            ),
-            (
-                "slackwater_link_full_total",
-                "Links whose queue passed its mark",
-                counters.link_full,
-            ),
-        ] {
+        for (name, help, read) in COUNTERS {
             page.family(name, "counter", help);
-            page.sample(name, NO_LABELS, value);
+            page.sample(name, NO_LABELS, read(&self.counters));
         }
-        page.tally(
-            "slackwater_resume_total",
-            "Requests resumed elsewhere",
-            counters.resumes.iter().map(|(r, n)| (r.name(), n)),
-        );
-        page.tally(
-            "slackwater_worker_lost_total",
-            "Links that ended",
-            counters.workers_lost.iter().map(|(r, n)| (r.name(), n)),
-        );
-        page.tally(
-            "slackwater_worker_suspect_total",
-            "Workers that got no new work for a while",
-            counters.workers_suspect.iter().map(|(r, n)| (r.name(), n)),
-        );
-        page.tally(
-            "slackwater_protocol_violations_total",
-            "Links closed for breaking a rule",
-            counters
-                .protocol_violations
+        self.render_reasons(page);
+    }
+
+    /// Each reason is there from the start, at 0, so that a rate over its first time is not lost.
+    fn render_reasons(&self, page: &mut Page) {
+        let counters = &self.counters;
+        let lost = |tally: &Tally<LostReason>| {
+            LostReason::ALL
                 .iter()
-                .map(|(r, n)| (r.name(), n)),
-        );
+                .map(|r| (r.name(), tally.get(*r)))
+                .collect()
+        };
+        let suspect = SuspectReason::ALL
+            .iter()
+            .map(|r| (r.name(), counters.workers_suspect.get(*r)))
+            .collect();
+        let violations = ViolationReason::ALL
+            .iter()
+            .map(|r| (r.name(), counters.protocol_violations.get(*r)))
+            .collect();
+        let families: [(&str, &str, Reasons); 4] = [
+            (
+                "slackwater_resume_total",
+                "Requests resumed elsewhere",
+                lost(&counters.resumes),
+            ),
+            (
+                "slackwater_worker_lost_total",
+                "Links that ended",
+                lost(&counters.workers_lost),
+            ),
+            (
+                "slackwater_worker_suspect_total",
+                "Workers that got no new work for a while",
+                suspect,
+            ),
+            (
+                "slackwater_protocol_violations_total",
+                "Links closed for breaking a rule",
+                violations,
+            ),
+        ];
+        for (name, help, counts) in families {
+            page.family(name, "counter", help);
+            for (reason, count) in counts {
+                page.sample(name, &[("reason", reason)], count);
+            }
+        }
     }
 
     fn render_workers(&self, page: &mut Page) {
@@ -253,6 +234,53 @@ impl Snapshot {
 }
 
 const NO_LABELS: &[(&str, &str)] = &[];
+
+type Reasons = Vec<(&'static str, u64)>;
+type Count = fn(&Counters) -> u64;
+
+const COUNTERS: &[(&str, &str, Count)] = &[
+    ("slackwater_requests_total", "Requests that came", |c| {
+        c.arrivals
+    }),
+    ("slackwater_tokens_total", "Tokens handed to clients", |c| {
+        c.tokens_delivered
+    }),
+    (
+        "slackwater_recomputed_tokens_total",
+        "Tokens that resumes computed again",
+        |c| c.tokens_recomputed,
+    ),
+    (
+        "slackwater_resume_inexact_total",
+        "Resumes on other numerics",
+        |c| c.resumes_inexact,
+    ),
+    (
+        "slackwater_stale_messages_total",
+        "Messages of closed links and old attempts",
+        |c| c.stale_messages,
+    ),
+    (
+        "slackwater_tokens_past_stop_total",
+        "Tokens past a stream's end",
+        |c| c.tokens_past_end,
+    ),
+    (
+        "slackwater_refused_elsewhere_total",
+        "Refusals that sent a request elsewhere",
+        |c| c.refused_elsewhere,
+    ),
+    (
+        "slackwater_worker_restarts_total",
+        "Own workers started again",
+        |c| c.workers_restarted,
+    ),
+    (
+        "slackwater_link_full_total",
+        "Links whose queue passed its mark",
+        |c| c.link_full,
+    ),
+];
 
 type Read = fn(&WorkerStats) -> f64;
 
@@ -355,13 +383,6 @@ impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a string cannot fail.
         let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn tally(&mut self, name: &str, help: &str, counts: impl Iterator<Item = (&'static str, u64)>) {
-        self.family(name, "counter", help);
-        for (reason, count) in counts {
-            self.sample(name, &[("reason", reason)], count);
-        }
     }
 
     fn sample<V: AsRef<str>>(&mut self, name: &str, labels: &[(&str, V)], value: impl Display) {

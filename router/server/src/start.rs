@@ -5,11 +5,9 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use clap::Parser;
-use serde::Deserialize;
 use slackwater_core::Config;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -17,15 +15,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Cli, Command, RouterArgs, ServeArgs, ServerArgs};
-use crate::driver::{Driver, DriverEnd};
+use crate::driver::Driver;
 use crate::folders::{NoHome, Variables};
-use crate::handle::{Clock, CoreHandle, channel};
+use crate::handle::{Clock, channel};
 use crate::http::listener::{self, Phase};
 use crate::http::{App, api_routes, ops_routes};
 use crate::limits::ServerLimits;
 use crate::model::{ModelError, ServedModel};
-use crate::shutdown::{Signals, wait_for_drain};
+use crate::prepare::prepare_model;
+use crate::shutdown::{Running, Signals};
 use crate::supervise::{Launch, LaunchError, Supervisor, find_program};
+use crate::terminal::{announce_ready, complain, say_where};
 use crate::transport::{Expected, Fleet, FleetConfig, LinkConfig, TransportError, UnixLink};
 
 /// Why the server did not start.
@@ -43,10 +43,12 @@ pub enum StartError {
     },
     /// An open address without keys.
     #[error(
-        "--listen {address} is not loopback and there are no keys: everybody who reaches it could use the model; \
+        "{flag} {address} is not loopback and there are no keys: everybody who reaches it could use the model; \
              --allow-no-auth accepts that"
     )]
     OpenWithoutKeys {
+        /// The flag that names it.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
     },
@@ -107,10 +109,6 @@ impl StartError {
 }
 
 /// Runs the program with these arguments, the first being the name that it was called by, and gives its exit status.
-#[allow(
-    clippy::print_stderr,
-    reason = "the one place that tells the operator why the program ends"
-)]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     let args: Vec<OsString> = args.into_iter().collect();
     let called_as = PathBuf::from(args.first().cloned().unwrap_or_default());
@@ -125,7 +123,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     match start(cli, &called_as) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("slackwater: error: {error}");
+            // `prepare` has said its own line.
+            if !matches!(error, StartError::NotPrepared { .. }) {
+                complain(&format!("slackwater: error: {error}"));
+            }
             error.exit_code()
         }
     }
@@ -141,6 +142,8 @@ fn start(cli: Cli, called_as: &Path) -> Result<i32, StartError> {
         .with_max_level(args.log_level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // Whoever read the log may go away; the server goes on without it.
+        .log_internal_errors(false)
         .try_init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -168,22 +171,10 @@ struct Doors {
     args: ServerArgs,
 }
 
-/// What `prepare` prints.
-#[derive(Debug, Deserialize)]
-struct Prepared {
-    name: String,
-    model_dir: PathBuf,
-}
-
 impl Doors {
     async fn open(args: ServerArgs) -> Result<Self, StartError> {
-        if !args.listen.ip().is_loopback() && !args.allow_no_auth {
-            return Err(StartError::OpenWithoutKeys {
-                address: args.listen,
-            });
-        }
-        let api = listen("--listen", args.listen).await?;
-        let ops = listen("--ops-listen", args.ops_listen).await?;
+        let api = listen("--listen", args.listen, args.allow_no_auth).await?;
+        let ops = listen("--ops-listen", args.ops_listen, args.allow_no_auth).await?;
         let socket = Variables::of_process()
             .worker_socket(args.worker_socket.clone(), args.state_dir.clone())?;
         let link = UnixLink::bind(&socket, LinkConfig::default())?;
@@ -211,7 +202,7 @@ impl Doors {
         let program = find_program(&words.next().ok_or_else(bad_command)?, called_as);
         let prepare = find_program("slackwater-worker", called_as);
         let prepared = tokio::select! {
-            prepared = run_prepare(&prepare, &serve.model) => prepared?,
+            prepared = prepare_model(&prepare, &serve.model) => prepared?,
             _ = signals.next() => return Err(StartError::Interrupted),
         };
         let model_dir = prepared.model_dir.to_string_lossy().into_owned();
@@ -223,12 +214,12 @@ impl Doors {
                 .collect(),
             model_name: prepared.name.clone(),
             endpoint: format!("ipc://{}", self.socket.display()),
-            workers: serve.workers.get(),
+            workers: serve.workers,
         };
         self.run(
             &prepared.name,
             &prepared.model_dir,
-            Some((launch, serve.workers.get())),
+            Some((launch, serve.workers)),
             signals,
         )
         .await
@@ -307,61 +298,14 @@ impl Doors {
     }
 }
 
-/// All tasks of a running server. Dropping it ends them.
-struct Running {
-    handle: CoreHandle,
-    phase: watch::Sender<Phase>,
-    fronts: JoinSet<()>,
-    driving: JoinSet<DriverEnd>,
-    announcing: JoinSet<()>,
-}
-
-impl Running {
-    /// Serves until a signal or the driver's own end, then shuts down in order.
-    async fn until_the_end(mut self, signals: &mut Signals, args: &ServerArgs) -> i32 {
-        let ended = tokio::select! {
-            ended = self.driving.join_next() => ended,
-            signal = signals.next() => {
-                let clean = wait_for_drain(&self.handle, &self.phase, signals, signal, args).await;
-                self.stop_fronts().await;
-                return i32::from(!clean);
-            }
-        };
-        match ended {
-            Some(Ok(DriverEnd::WorkerNeverReady { exit_code })) => {
-                tracing::error!(
-                    exit_code,
-                    "a worker ended before any was ready; its own words are above"
-                );
-                exit_code
-            }
-            other => {
-                tracing::error!(?other, "the driver ended by itself");
-                1
-            }
-        }
+async fn listen(
+    flag: &'static str,
+    address: SocketAddr,
+    allow_no_auth: bool,
+) -> Result<TcpListener, StartError> {
+    if !address.ip().is_loopback() && !allow_no_auth {
+        return Err(StartError::OpenWithoutKeys { flag, address });
     }
-
-    /// Lets connections end, then drops every handle, which stops the driver, and waits for it: it says Bye to workers.
-    async fn stop_fronts(mut self) {
-        // Nobody listens where the fronts are gone already.
-        let _ = self.phase.send(Phase::Stopping);
-        let cut = tokio::time::sleep(std::time::Duration::from_secs(1));
-        tokio::pin!(cut);
-        loop {
-            tokio::select! {
-                done = self.fronts.join_next() => if done.is_none() { break },
-                () = &mut cut => break,
-            }
-        }
-        self.fronts.shutdown().await;
-        self.announcing.shutdown().await;
-        drop(self.handle);
-        while self.driving.join_next().await.is_some() {}
-    }
-}
-
-async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| StartError::Listen {
@@ -369,72 +313,4 @@ async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, 
             address,
             source,
         })
-}
-
-/// Resolves and converts the model in a process of its own; its progress goes to our standard error.
-async fn run_prepare(program: &Path, model: &str) -> Result<Prepared, StartError> {
-    let failed = |what: String| StartError::Prepare {
-        program: program.to_owned(),
-        what,
-    };
-    let cannot = |error| failed(format!("cannot be run: {error}"));
-    // Spawned and waited for by hand: tokio's `output` would take standard error as well, and with it the progress.
-    let child = tokio::process::Command::new(program)
-        .arg("prepare")
-        .arg(model)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(cannot)?;
-    let output = child.wait_with_output().await.map_err(cannot)?;
-    if !output.status.success() {
-        return Err(StartError::NotPrepared {
-            exit_code: output.status.code().unwrap_or(1),
-        });
-    }
-    let line = output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .rfind(|line| !line.is_empty())
-        .unwrap_or_default();
-    serde_json::from_slice(line)
-        .map_err(|error| failed(format!("prepare printed no answer: {error}")))
-}
-
-#[allow(
-    clippy::print_stdout,
-    reason = "what a person at the terminal waits for"
-)]
-fn say_where(name: &str, api: SocketAddr, ops: SocketAddr, socket: &Path) {
-    println!("slackwater {}: {name}", env!("CARGO_PKG_VERSION"));
-    println!("  API      http://{api}/v1");
-    println!("  ops      http://{ops}");
-    println!("  workers  {}", socket.display());
-    println!("waiting for a worker to load the model");
-}
-
-/// Says once that requests will be answered, with a line to paste.
-#[allow(
-    clippy::print_stdout,
-    reason = "what a person at the terminal waits for"
-)]
-async fn announce_ready(handle: CoreHandle, name: String, api: SocketAddr) {
-    let mut status = handle.watch();
-    drop(handle);
-    if status
-        .wait_for(|status| status.ready_workers > 0)
-        .await
-        .is_err()
-    {
-        return;
-    }
-    let body = serde_json::json!({
-        "model": name, "stream": true, "temperature": 0,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
-    });
-    println!("ready; try it from another shell (Ctrl-C here stops the server):");
-    println!(
-        "  curl -N http://{api}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
-    );
 }

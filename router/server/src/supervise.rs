@@ -12,7 +12,7 @@ use slackwater_core::{GoneCause, WorkerId};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 /// How a worker process is started.
@@ -79,7 +79,8 @@ pub struct Supervisor {
     children: BTreeMap<WorkerId, State>,
     tasks: JoinSet<Done>,
     rounds: u64,
-    stopping: bool,
+    /// True from the moment on at which the children are to end; it closes their pipes.
+    stopping: watch::Sender<bool>,
 }
 
 impl Supervisor {
@@ -90,7 +91,7 @@ impl Supervisor {
             children: BTreeMap::new(),
             tasks: JoinSet::new(),
             rounds: 0,
-            stopping: false,
+            stopping: watch::Sender::new(false),
         }
     }
 
@@ -103,10 +104,11 @@ impl Supervisor {
             program: self.launch.program.clone(),
             source,
         };
-        let mut child = Command::new(&self.launch.program)
+        let child = Command::new(&self.launch.program)
             .args(&self.launch.args)
             .env("SLACKWATER_LAUNCHED", "1")
             .env("SLACKWATER_MODEL_NAME", &self.launch.model_name)
+            .env("SLACKWATER_WORKERS", self.launch.workers.to_string())
             .stdin(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)
@@ -119,8 +121,9 @@ impl Supervisor {
             serde_json::json!({"endpoint": self.launch.endpoint, "token": token})
         );
         let (kill, killed) = oneshot::channel();
+        let stopping = self.stopping.subscribe();
         self.tasks
-            .spawn(watch(worker, child.stdin.take(), child, line, killed));
+            .spawn(watch(worker, child, line, killed, stopping));
         self.children.insert(
             worker,
             State::Running {
@@ -157,7 +160,7 @@ impl Supervisor {
                 Ok(Done::Exited(worker, status)) => return self.exited(worker, status),
                 Ok(Done::Slept(worker, round)) => {
                     let current = matches!(self.children.get(&worker), Some(State::Waiting { round: now }) if *now == round);
-                    if current && !self.stopping {
+                    if current && !*self.stopping.borrow() {
                         return ChildEvent::Due { worker };
                     }
                 }
@@ -174,9 +177,9 @@ impl Supervisor {
             .count()
     }
 
-    /// Starts nothing any more; children that live go on until they end or [`Supervisor::kill_all`].
+    /// Starts nothing any more, and ends the children's pipes, which tells those that have no link too.
     pub fn stop(&mut self) {
-        self.stopping = true;
+        self.stopping.send_replace(true);
     }
 
     /// Kills every child that lives.
@@ -210,7 +213,7 @@ impl Supervisor {
     }
 
     fn schedule(&mut self, worker: WorkerId, after: Duration) {
-        if self.stopping {
+        if *self.stopping.borrow() {
             return;
         }
         self.rounds += 1;
@@ -223,31 +226,33 @@ impl Supervisor {
     }
 }
 
-/// Owns one child until it has ended. The pipe is held open all that time: its end is a message.
+/// Owns one child until it has ended. The pipe is held open until it shall end: the pipe's end is a message.
 async fn watch(
     worker: WorkerId,
-    stdin: Option<tokio::process::ChildStdin>,
     mut child: Child,
     line: String,
     mut killed: oneshot::Receiver<()>,
+    mut stopping: watch::Receiver<bool>,
 ) -> Done {
-    let mut stdin = stdin;
-    if let Some(pipe) = &mut stdin
+    let mut pipe = child.stdin.take();
+    if let Some(pipe) = &mut pipe
         && let Err(error) = pipe.write_all(line.as_bytes()).await
     {
         tracing::warn!(%worker, %error, "the worker closed its standard input");
     }
-    let status = tokio::select! {
-        status = child.wait() => status,
-        Ok(()) = &mut killed => {
-            if let Err(error) = child.start_kill() {
-                tracing::warn!(%worker, %error, "the worker could not be killed");
+    let mut killable = true;
+    loop {
+        tokio::select! {
+            status = child.wait() => return Done::Exited(worker, status),
+            kill = &mut killed, if killable => {
+                killable = false;
+                if kill.is_ok() && let Err(error) = child.start_kill() {
+                    tracing::warn!(%worker, %error, "the worker could not be killed");
+                }
             }
-            child.wait().await
+            _ = stopping.wait_for(|stopping| *stopping), if pipe.is_some() => pipe = None,
         }
-    };
-    drop(stdin);
-    Done::Exited(worker, status)
+    }
 }
 
 fn cause_of(worker: WorkerId, status: std::io::Result<std::process::ExitStatus>) -> GoneCause {

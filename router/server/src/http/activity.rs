@@ -70,6 +70,11 @@ impl Activity {
         self.with(|state| state.mode = Mode::Busy);
     }
 
+    /// Whether a request is being served.
+    pub(super) fn is_busy(&self) -> bool {
+        self.with(|state| state.mode == Mode::Busy)
+    }
+
     /// An answer has been handed over whole.
     pub(super) fn idle(&self) {
         self.with(|state| {

@@ -24,6 +24,15 @@ pub enum ServerError {
         /// What is wrong with it.
         what: String,
     },
+    /// The body is JSON, but nothing that has fields.
+    #[error("the body must be a JSON object")]
+    NotAnObject,
+    /// The head is no HTTP, or over a limit.
+    #[error("the request cannot be read: {what}")]
+    BadHead {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A field has a wrong type or value.
     #[error("{param}: {message}")]
     Invalid {
@@ -77,9 +86,12 @@ pub enum ServerError {
         /// The limit.
         limit: u64,
     },
-    /// The body is encoded in a way that we do not read.
-    #[error("request bodies with Content-Encoding are not accepted")]
-    UnsupportedMediaType,
+    /// The body is encoded in a way that we do not read, or of a type that we do not take.
+    #[error("{what}")]
+    UnsupportedMediaType {
+        /// What to send instead.
+        what: &'static str,
+    },
     /// The body did not come in time.
     #[error("the body did not arrive in time")]
     BodyTimeout,
@@ -148,7 +160,10 @@ impl ServerError {
     pub fn code(&self) -> Code {
         match self {
             Self::InvalidJson { .. } => Code::InvalidJson,
-            Self::Invalid { .. } | Self::Template { .. } => Code::InvalidRequest,
+            Self::NotAnObject
+            | Self::BadHead { .. }
+            | Self::Invalid { .. }
+            | Self::Template { .. } => Code::InvalidRequest,
             Self::UnknownParameter { .. } => Code::UnknownParameter,
             Self::UnsupportedParameter { .. } => Code::UnsupportedParameter,
             Self::ChatUnsupported => Code::ChatUnsupported,
@@ -157,7 +172,7 @@ impl ServerError {
             Self::MethodNotAllowed { .. } => Code::MethodNotAllowed,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::BodyTooLarge { .. } => Code::BodyTooLarge,
-            Self::UnsupportedMediaType => Code::UnsupportedMediaType,
+            Self::UnsupportedMediaType { .. } => Code::UnsupportedMediaType,
             Self::BodyTimeout => Code::BodyTimeout,
             Self::TooManyConnections => Code::TooManyConnections,
             Self::NoWorker => Code::NoWorker,
@@ -179,11 +194,13 @@ impl ServerError {
             Self::Request { error, names } => Some(param_of_request(error, *names).to_owned()),
             Self::Failed(Failure::Refused { param, .. }) => param.clone(),
             Self::InvalidJson { .. }
+            | Self::NotAnObject
+            | Self::BadHead { .. }
             | Self::UnknownUrl
             | Self::MethodNotAllowed { .. }
             | Self::PermissionDenied
             | Self::BodyTooLarge { .. }
-            | Self::UnsupportedMediaType
+            | Self::UnsupportedMediaType { .. }
             | Self::BodyTimeout
             | Self::TooManyConnections
             | Self::NoWorker
@@ -249,7 +266,7 @@ impl ServerError {
                 }
             }
             // What is left of the body is not read.
-            Self::BodyTooLarge { .. } | Self::UnsupportedMediaType | Self::BodyTimeout => {
+            Self::BodyTooLarge { .. } | Self::UnsupportedMediaType { .. } | Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

@@ -82,7 +82,7 @@ const FIELDS: &[(&str, Rule, Rule)] = &[
         Neutral(is_true),
         Neutral(is_true),
     ),
-    ("logprobs", Neutral(is_false), Refused),
+    ("logprobs", Neutral(is_false), Neutral(is_false)),
     ("top_logprobs", Neutral(is_zero), Absent),
     ("prompt_logprobs", Refused, Refused),
     ("return_token_ids", Neutral(is_false), Neutral(is_false)),
@@ -252,6 +252,8 @@ mod tests {
             outcome(&body, Endpoint::Chat),
             Ok(vec!["store", "tools", "user"])
         );
+        let body = json!({"model": "m", "prompt": "", "logprobs": false});
+        assert_eq!(outcome(&body, Endpoint::Completions), Ok(Vec::new()));
     }
 
     #[test]

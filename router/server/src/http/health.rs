@@ -27,12 +27,16 @@ pub async fn ready(app: Arc<App>, _call: Call) -> HandlerResult {
     Ok(json_answer(StatusCode::OK, body.to_string()))
 }
 
-/// That this process answers is the answer.
+/// Whether the process does its work: an answer alone would not say so, as the driver's loop may hang.
 ///
 /// # Errors
-/// None.
+/// 500 `internal` if that loop has not turned for too long.
 #[allow(clippy::unused_async, reason = "all handlers have one shape")]
-pub async fn live(_app: Arc<App>, _call: Call) -> HandlerResult {
+pub async fn live(app: Arc<App>, _call: Call) -> HandlerResult {
+    if !app.handle.turned_within(app.limits.live_within) {
+        let what = "the driver's loop does not turn";
+        return Err(ServerError::Internal { what });
+    }
     Ok(json_answer(StatusCode::OK, r#"{"status":"live"}"#))
 }
 

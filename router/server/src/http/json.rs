@@ -13,7 +13,7 @@ pub type Object = Map<String, Value>;
 /// Reads a body that must be one JSON object.
 ///
 /// # Errors
-/// [`ServerError::InvalidJson`], or [`ServerError::Invalid`] naming the field of a number that no float can hold.
+/// [`ServerError::InvalidJson`], [`ServerError::NotAnObject`], or [`ServerError::Invalid`] naming the field of a number that no float can hold.
 pub fn parse(bytes: &[u8], limits: &ServerLimits) -> Result<Object, ServerError> {
     if bytes.starts_with(b"\xef\xbb\xbf") {
         return Err(invalid("it begins with a byte order mark"));
@@ -35,7 +35,7 @@ pub fn parse(bytes: &[u8], limits: &ServerLimits) -> Result<Object, ServerError>
         .and_then(|value| deserializer.end().map(|()| value));
     match value {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(invalid("it is not an object")),
+        Ok(_) => Err(ServerError::NotAnObject),
         Err(error) => Err(classify(&error, budget)),
     }
 }
@@ -224,10 +224,11 @@ mod tests {
 
     #[test]
     fn what_is_no_clean_json_object_is_refused() {
-        let bad: [&[u8]; 14] = [
+        for other in ["[]", "\"a\"", "1", "null"] {
+            assert_eq!(code(other.as_bytes()).0, "invalid_request", "{other}");
+        }
+        let bad: [&[u8]; 12] = [
             b"",
-            b"[]",
-            b"\"a\"",
             b"{",
             b"{} {}",
             b"\xef\xbb\xbf{}",
@@ -241,7 +242,7 @@ mod tests {
             br#"{"a":NaN}"#,
         ];
         let codes: Vec<_> = bad.iter().map(|body| code(body).0).collect();
-        assert_eq!(codes, ["invalid_json"; 14]);
+        assert_eq!(codes, ["invalid_json"; 12]);
     }
 
     #[test]

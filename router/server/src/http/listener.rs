@@ -18,7 +18,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -143,7 +143,8 @@ async fn serve(stream: TcpStream, shared: Shared, _seat: Seat) {
     } = shared;
     let mut stopping = phase.clone();
     let activity = Arc::new(Activity::start());
-    let socket = Socket::new(stream, activity.clone(), limits.linger);
+    let stream = Arc::new(stream);
+    let socket = Socket::new(stream.clone(), activity.clone(), limits.linger);
     let service = service_fn(|request: Request<Incoming>| {
         activity.busy();
         let (routes, activity, phase) = (routes.clone(), activity.clone(), phase.clone());
@@ -164,17 +165,44 @@ async fn serve(stream: TcpStream, shared: Shared, _seat: Seat) {
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(limits.max_buffer_bytes);
     let mut connection = pin!(builder.serve_connection(socket, service));
-    tokio::select! {
-        result = connection.as_mut() => return note_end(result),
-        () = activity.overdue(&limits) => return,
-        // The connection ends after the answer that it is giving.
-        () = stopped(&mut stopping) => {}
+    let mut hung_up = pin!(hung_up(&stream, &activity));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased; // `hung_up` must see what the connection has come to.
+            result = connection.as_mut() => return note_end(result),
+            () = hung_up.as_mut() => return tracing::debug!("the peer hung up"),
+            () = activity.overdue(&limits) => return,
+            () = stopped(&mut stopping), if !told => {
+                told = true;
+                // The connection ends after the answer that it is giving.
+                connection.as_mut().graceful_shutdown();
+            }
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        result = connection.as_mut() => note_end(result),
-        () = activity.overdue(&limits) => {}
+}
+
+/// Returns once the peer has closed its side while a request is being served. hyper looks for that only while it has no
+/// unread bytes, and a request may be followed by a stray line end or by the next request.
+///
+/// A peer that closes only its sending side counts as gone too, as it does to hyper: it cannot be told from one that has
+/// hung up, and serving the latter to its end would waste a worker.
+///
+/// It must be polled after the connection in each turn: only that makes the connection busy, and wakes nobody here.
+async fn hung_up(stream: &TcpStream, activity: &Activity) {
+    // Of the things to wait for, this is the one that bytes to read do not end: the socket is not registered for urgent
+    // data, and the close of the reading side is part of every interest in reading.
+    if stream.ready(Interest::PRIORITY).await.is_err() {
+        return std::future::pending().await; // The runtime is going down, and all tasks with it.
     }
+    std::future::poll_fn(|_| {
+        if activity.is_busy() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 fn note_end(result: Result<(), hyper::Error>) {

@@ -13,6 +13,7 @@
 mod activity;
 pub mod answer;
 pub mod app;
+mod bad_head;
 pub mod body;
 pub mod chat;
 pub mod chunk;

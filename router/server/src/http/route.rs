@@ -89,7 +89,7 @@ impl Routes {
         }
     }
 
-    /// Adds a route. A path that ends in `{}` takes any non-empty rest.
+    /// Adds a route. A path that ends in `{}` takes any non-empty rest. A route for GET answers HEAD too.
     #[must_use]
     pub fn route<F, R>(
         mut self,
@@ -150,7 +150,7 @@ impl Routes {
         let (head, body) = request.into_parts();
         let (route, target) = self.find(&head.method, head.uri.path())?;
         authorize(route.policy)?;
-        body::check_head(&head.headers, route.body_limit)?;
+        body::check_head(&head.method, &head.headers, route.body_limit)?;
         let call = Call {
             target: target.to_owned(),
             headers: head.headers,
@@ -167,10 +167,14 @@ impl Routes {
             let Some(target) = route.matches(path) else {
                 continue;
             };
-            if route.method == *method {
+            // hyper leaves the body out of an answer to HEAD.
+            if route.method == *method || (route.method == Method::GET && *method == Method::HEAD) {
                 return Ok((route, target));
             }
             allow.push(route.method.as_str());
+            if route.method == Method::GET {
+                allow.push(Method::HEAD.as_str());
+            }
         }
         if allow.is_empty() {
             return Err(ServerError::UnknownUrl);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{Body, Out};
 use super::chunk::{ChunkWriter, KEEP_ALIVE};
@@ -32,6 +32,7 @@ pub async fn answer(
     let events = Events {
         choices,
         writer,
+        silent_until: Instant::now() + limits.keep_alive_every,
         limits,
     };
     let mut response = Response::new(Body::stream(|out| events.write(first, out)));
@@ -63,6 +64,8 @@ struct Events {
     choices: Choices,
     writer: ChunkWriter,
     limits: Arc<ServerLimits>,
+    /// When a comment is due. Only bytes that are sent put it off: steps need not have text.
+    silent_until: Instant,
 }
 
 impl Events {
@@ -87,7 +90,7 @@ impl Events {
         let mut pieces = BytesMut::new();
         let mut next = first;
         if next.is_none() {
-            out.send(Bytes::from_static(KEEP_ALIVE)).await;
+            self.send(Bytes::from_static(KEEP_ALIVE), out).await;
         }
         loop {
             match next.take() {
@@ -100,7 +103,9 @@ impl Events {
                 return Ok(pieces.freeze());
             }
             if !pieces.is_empty() {
-                out.send(pieces.split().freeze()).await;
+                self.send(pieces.split().freeze(), out).await;
+            } else if Instant::now() >= self.silent_until {
+                self.send(Bytes::from_static(KEEP_ALIVE), out).await;
             }
             failed?;
             self.choices.taken().await?;
@@ -110,15 +115,20 @@ impl Events {
     /// Waits for a step, with comments in the silence.
     async fn wait(&mut self, pieces: &mut BytesMut, out: &mut Out) -> Result<(), SessionError> {
         loop {
-            match timeout(self.limits.keep_alive_every, self.choices.next()).await {
+            match timeout_at(self.silent_until, self.choices.next()).await {
                 Ok(step) => {
                     let (index, step) = step?;
                     self.put(pieces, index, &step);
                     return Ok(());
                 }
-                Err(_) => out.send(Bytes::from_static(KEEP_ALIVE)).await,
+                Err(_) => self.send(Bytes::from_static(KEEP_ALIVE), out).await,
             }
         }
+    }
+
+    async fn send(&mut self, piece: Bytes, out: &mut Out) {
+        out.send(piece).await;
+        self.silent_until = Instant::now() + self.limits.keep_alive_every;
     }
 
     /// Adds the steps that are there already, each as its own event, up to the size of one write.

@@ -49,11 +49,17 @@ pub enum TransportError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Another server listens there.
-    #[error("another server listens on {}; give this one its own --worker-socket", path.display())]
+    /// Something that is no server of this kind listens there.
+    #[error("another program listens on {}; give this one its own --worker-socket", path.display())]
     Occupied {
         /// The path.
         path: PathBuf,
+    },
+    /// Another server has its files in the folder: there is one join token for each folder.
+    #[error("another server uses the folder {}; give this one a --worker-socket in a folder of its own", folder.display())]
+    SharedFolder {
+        /// The folder.
+        folder: PathBuf,
     },
     /// There is something else than a socket.
     #[error("{} exists and is no socket; remove it, or choose another place with --worker-socket", path.display())]

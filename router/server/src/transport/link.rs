@@ -1,6 +1,6 @@
 //! The link over our own ZMTP on a Unix socket: makes the listener, with all checks, and carries messages.
 
-use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{
@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use slackwater_wire::Frames;
 use slackwater_zmtp::{self as zmtp, ConnectionId, EndpointError, Router};
 use tokio::net::UnixListener;
@@ -25,19 +27,23 @@ pub type LinkConfig = zmtp::Config;
 const MAX_PATH_BYTES: usize = 107;
 /// The join token's file, beside the socket.
 pub const TOKEN_FILE: &str = "worker.token";
+/// The file beside the socket whose lock says that the folder is in use.
+const LOCK_FILE: &str = ".worker.lock";
 
 /// Workers on a Unix socket. Needs a tokio runtime with time and IO; removes its files when it is dropped.
 pub struct UnixLink {
     router: Router<UnixListener>,
     socket: OwnFile,
     token: Option<OwnFile>,
+    /// Held until the files above are removed, so it comes last.
+    _lock: File,
 }
 
 impl UnixLink {
     /// Listens at this path, whose folder is made if it is missing.
     ///
     /// # Errors
-    /// [`TransportError`]: path too long, folder not private, another server there, or the operating system's refusal.
+    /// [`TransportError`]: path too long, folder not private, another server in it, or the operating system's refusal.
     pub fn bind(path: &Path, config: LinkConfig) -> Result<Self, TransportError> {
         let bytes = path.as_os_str().as_bytes().len();
         if bytes > MAX_PATH_BYTES {
@@ -47,10 +53,10 @@ impl UnixLink {
                 limit: MAX_PATH_BYTES,
             });
         }
-        private_folder(path)?;
+        let lock = lock(private_folder(path)?)?;
         remove_stale(path)?;
         let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
-            // Another server was quicker.
+            // Another program was quicker.
             ErrorKind::AddrInUse => TransportError::Occupied {
                 path: path.to_owned(),
             },
@@ -63,6 +69,7 @@ impl UnixLink {
             router: Router::new(listener, config),
             socket,
             token: None,
+            _lock: lock,
         })
     }
 
@@ -106,8 +113,8 @@ fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> TransportE
 }
 
 /// Makes the folder if it is missing, and refuses one that is not ours alone.
-fn private_folder(path: &Path) -> Result<(), TransportError> {
-    let folder = match path.parent() {
+fn private_folder(path: &Path) -> Result<&Path, TransportError> {
+    let parent = match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
         Some(folder) => folder,
         None => {
@@ -119,10 +126,10 @@ fn private_folder(path: &Path) -> Result<(), TransportError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(folder)
-        .map_err(io_error("make", folder))?;
-    let metadata = fs::metadata(folder).map_err(io_error("look at", folder))?;
-    let folder = folder.to_owned();
+        .create(parent)
+        .map_err(io_error("make", parent))?;
+    let metadata = fs::metadata(parent).map_err(io_error("look at", parent))?;
+    let folder = parent.to_owned();
     if !metadata.is_dir() {
         return Err(TransportError::NotAFolder { folder });
     }
@@ -138,7 +145,28 @@ fn private_folder(path: &Path) -> Result<(), TransportError> {
     if mode & 0o077 != 0 {
         return Err(TransportError::OpenFolder { folder, mode });
     }
-    Ok(())
+    Ok(parent)
+}
+
+/// Takes the folder for this server, for as long as the file is open. With the lock held nobody else removes or makes the
+/// files of a server there. The lock's file stays: who removed it could take it from under a server that has just opened
+/// it, and two would hold a lock each.
+fn lock(folder: &Path) -> Result<File, TransportError> {
+    let path = folder.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(TransportError::SharedFolder {
+            folder: folder.to_owned(),
+        }),
+        Err(error) => Err(io_error("lock", &path)(error.into())),
+    }
 }
 
 /// Removes a socket that nobody listens on: only a refused connection says so.

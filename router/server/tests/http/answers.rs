@@ -1,8 +1,11 @@
 //! Answers that come whole.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use slackwater_core::{Class, Ending};
+use slackwater_core::{Class, Ending, Time};
 use slackwater_server::handle::SessionEvent;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::support::folder::{IM_END, IM_START};
 use crate::support::{Server, soon};
@@ -193,6 +196,44 @@ async fn a_client_that_hangs_up_cancels_its_request() {
 }
 
 #[tokio::test]
+async fn a_hang_up_is_seen_behind_bytes_that_nobody_reads_yet() {
+    let mut server = Server::start().await;
+    let body = json!({"model": "tiny", "prompt": "a"}).to_string();
+    let request = format!(
+        "POST {COMPLETIONS} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for behind in ["\r\n", request.as_str()] {
+        // Closed, and closed for sending alone: that too counts as gone.
+        for whole in [true, false] {
+            let mut client = server.client().await;
+            client.write(request.as_bytes()).await;
+            let opened = server.opened().await;
+            client.write(behind.as_bytes()).await;
+            if whole {
+                drop(client);
+                assert_eq!(server.gone().await, opened.request.request_id());
+            } else {
+                soon(client.0.shutdown()).await.unwrap();
+                assert_eq!(server.gone().await, opened.request.request_id());
+                assert_eq!(client.rest().await, b"");
+            }
+        }
+    }
+    // The requests behind were never begun.
+    assert!(server.untouched());
+    // The next request of a connection is watched as the first was.
+    let mut client = server.client().await;
+    client.write((request.clone() + &request).as_bytes()).await;
+    let first = server.opened().await;
+    first.send(SessionEvent::Ended(Ending::Stop)).await;
+    assert_eq!(client.reply().await.status, 200);
+    let second = server.opened().await;
+    drop(client);
+    assert_eq!(server.gone().await, second.request.request_id());
+}
+
+#[tokio::test]
 async fn models_health_and_pages() {
     let server = Server::start().await;
     let model = server.ask("GET /v1/models/tiny", b"").await.json();
@@ -233,6 +274,48 @@ async fn models_health_and_pages() {
             "{path}"
         );
     }
+}
+
+#[tokio::test]
+async fn probes_may_ask_for_the_head_alone() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for (path, status) in [
+        ("/health", 200),
+        ("/live", 200),
+        ("/version", 200),
+        ("/", 404),
+    ] {
+        let whole = server.ask(&format!("GET {path}"), b"").await;
+        client.request(&format!("HEAD {path}"), &[], b"").await;
+        let head = client.head().await;
+        assert_eq!((whole.status, head.status), (status, status), "{path}");
+        for name in ["content-type", "content-length"] {
+            assert_eq!(head.header(name), whole.header(name), "{path}");
+        }
+    }
+    // Nothing came behind the heads.
+    client
+        .request("GET /live", &["connection: close"], b"")
+        .await;
+    assert_eq!(client.reply().await.body, br#"{"status":"live"}"#);
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_driver_that_stands_still_is_not_alive() {
+    let server = Server::with(|limits| limits.live_within = Duration::from_millis(50)).await;
+    let stuck = soon(async {
+        loop {
+            let reply = server.ask("GET /live", b"").await;
+            if reply.status != 200 {
+                return reply;
+            }
+        }
+    });
+    assert_eq!(stuck.await.error(), (500, "internal".to_owned(), None));
+    server.driver.turned.set(Time::from_micros(u64::MAX));
+    assert_eq!(server.ask("GET /livez", b"").await.status, 200);
 }
 
 #[tokio::test]

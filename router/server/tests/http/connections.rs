@@ -88,16 +88,50 @@ async fn over_the_cap_a_connection_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused() {
+async fn a_head_that_cannot_be_read_gets_an_error_of_the_api() {
     let server = Server::start().await;
-    let mut client = server.client().await;
-    let long = format!("x-long: {}", "a".repeat(32 << 10));
-    client.request("GET /live", &[&long], b"").await;
-    assert_eq!(client.head().await.status, 431);
-    let mut client = server.client().await;
-    let many = vec!["x-many: 1"; 101];
-    client.request("GET /live", &many, b"").await;
-    assert_eq!(client.head().await.status, 431);
+    let long = format!(
+        "GET /live HTTP/1.1\r\nx-long: {}\r\n\r\n",
+        "a".repeat(32 << 10)
+    );
+    let many = format!("GET /live HTTP/1.1\r\n{}\r\n", "x-many: 1\r\n".repeat(101));
+    let two = "POST /v1/completions HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n";
+    let cases = [
+        (long.as_str(), 431),
+        (&many, 431),
+        (two, 400),
+        ("\x16\x03\x01garbage\r\n\r\n", 400),
+    ];
+    for (head, status) in cases {
+        // On a new connection, behind an answer, and with the request before it in one write.
+        for before in ["", "apart", "together"] {
+            let mut client = server.client().await;
+            let good = "GET /live HTTP/1.1\r\nhost: a\r\n\r\n";
+            match before {
+                "apart" => {
+                    client.write(good.as_bytes()).await;
+                    assert_eq!(client.reply().await.status, 200);
+                    client.write(head.as_bytes()).await;
+                }
+                "together" => {
+                    client.write((good.to_owned() + head).as_bytes()).await;
+                    assert_eq!(client.reply().await.status, 200);
+                }
+                _ => client.write(head.as_bytes()).await,
+            }
+            let reply = client.reply().await;
+            assert_eq!(
+                reply.error(),
+                (status, "invalid_request".to_owned(), None),
+                "{before}"
+            );
+            assert_eq!(
+                [reply.header("connection"), reply.header("content-type")],
+                [Some("close"), Some("application/json")]
+            );
+            assert_eq!(client.rest().await, b"");
+        }
+    }
 }
 
 #[tokio::test]

@@ -207,9 +207,8 @@ async fn a_prompt_over_the_context_tells_both_counts() {
 async fn bodies_that_are_no_json_object_are_refused() {
     let mut server = Server::start().await;
     let deep = format!("{{\"a\":{}}}", "[".repeat(1_000_000));
-    let bad: [&[u8]; 6] = [
+    let bad: [&[u8]; 5] = [
         b"{",
-        b"[]",
         b"{\"model\":\"tiny\",\"model\":\"tiny\"}",
         b"{\"model\":\"\\ud800\"}",
         b"\xef\xbb\xbf{}",
@@ -221,6 +220,10 @@ async fn bodies_that_are_no_json_object_are_refused() {
     }
     let reply = server.ask(&format!("POST {CHAT}"), b"").await;
     assert_eq!(reply.error(), outcome(400, "invalid_json", None));
+    for other in ["[]", "1", "\"a\"", "null"] {
+        let reply = server.ask(&format!("POST {CHAT}"), other.as_bytes()).await;
+        assert_eq!(reply.error(), outcome(400, "invalid_request", None));
+    }
     let huge = br#"{"model":"tiny","prompt":"a","temperature":1e999}"#;
     let reply = server.ask(&format!("POST {COMPLETIONS}"), huge).await;
     assert_eq!(
@@ -247,7 +250,7 @@ async fn paths_and_methods_are_known_or_not() {
         assert_eq!(reply.error(), outcome(status, code, None), "{head}");
         let allow = match head {
             "GET /v1/chat/completions" => Some("POST"),
-            "DELETE /v1/models" => Some("GET"),
+            "DELETE /v1/models" => Some("GET, HEAD"),
             _ => None,
         };
         assert_eq!(reply.header("allow"), allow);
@@ -300,6 +303,60 @@ async fn bodies_are_bounded_by_their_length_their_count_and_their_time() {
         client.reply().await.error(),
         outcome(415, "unsupported_media_type", None)
     );
+    assert!(server.untouched());
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_no_json_is_refused() {
+    let mut server = Server::start().await;
+    let refused = [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=application/json",
+        "application/jsonp",
+        "",
+    ];
+    for path in [CHAT, COMPLETIONS] {
+        for content_type in refused {
+            let mut client = server.client().await;
+            let header = format!("content-type: {content_type}");
+            client.post(path, &[&header], b"{}").await;
+            let reply = client.reply().await;
+            assert_eq!(
+                reply.error(),
+                outcome(415, "unsupported_media_type", None),
+                "{content_type}"
+            );
+            let body = reply.json();
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(message.contains("send content-type: application/json"));
+        }
+    }
+    let mut client = server.client().await;
+    let two = ["content-type: application/json", "content-type: text/plain"];
+    client.post(CHAT, &two, b"{}").await;
+    assert_eq!(client.reply().await.status, 415);
+    // JSON's own types and none at all come to the fields.
+    for header in [
+        "content-type: application/json",
+        "content-type: Application/JSON ; charset=utf-8",
+        "content-type: application/merge-patch+json",
+        "x-none: 1",
+    ] {
+        let mut client = server.client().await;
+        client.post(CHAT, &[header], b"{}").await;
+        assert_eq!(
+            client.reply().await.error(),
+            outcome(400, "invalid_request", Some("model")),
+            "{header}"
+        );
+    }
+    // Where no body is taken, its type does not matter.
+    let mut client = server.client().await;
+    client
+        .request("GET /live", &["content-type: text/plain"], b"")
+        .await;
+    assert_eq!(client.reply().await.status, 200);
     assert!(server.untouched());
 }
 

@@ -7,7 +7,7 @@ use slackwater_core::{Ending, Failure};
 use slackwater_server::handle::SessionEvent;
 
 use crate::support::client::{Client, events};
-use crate::support::folder::IM_END;
+use crate::support::folder::{IM_END, IM_START};
 use crate::support::{Opened, Server};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -255,6 +255,27 @@ async fn a_long_wait_gets_headers_and_comments_and_then_errors_are_events() {
     assert_eq!(events.len(), 1);
     assert!(events[0].contains("\"code\":\"queue_timeout\""));
     assert_eq!(client.chunk().await, None);
+}
+
+#[tokio::test]
+async fn tokens_without_text_do_not_put_off_the_comments() {
+    let mut server =
+        Server::with(|limits| limits.keep_alive_every = Duration::from_millis(300)).await;
+    let (mut client, opened) = completion(&mut server, json!({})).await;
+    opened.texts(&[b"a"]).await;
+    assert_eq!(client.head().await.status, 200);
+    assert_eq!(texts(&client.chunk().await.unwrap()), ["a"]);
+    // Special tokens, one after the other as fast as they are taken, for as long as it needs.
+    let hold_back = async {
+        for start in 1.. {
+            opened.tokens(start, &[IM_START]).await;
+            server.taken().await;
+        }
+    };
+    tokio::select! {
+        chunk = client.chunk() => assert_eq!(chunk.unwrap(), b": keep-alive\n\n"),
+        () = hold_back => {}
+    }
 }
 
 #[tokio::test]

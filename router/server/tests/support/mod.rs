@@ -100,7 +100,11 @@ impl Server {
         model: ServedModel,
         change: impl FnOnce(&mut ServerLimits),
     ) -> Self {
-        let mut limits = ServerLimits::default();
+        let mut limits = ServerLimits {
+            // A test is no loop that turns.
+            live_within: Duration::from_mins(10),
+            ..ServerLimits::default()
+        };
         change(&mut limits);
         let limits = Arc::new(limits);
         let (handle, driver) = channel(Clock::start(), limits.max_sessions());

@@ -50,18 +50,39 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let (_folder, path) = folder();
     fs::create_dir(path.parent().unwrap()).unwrap();
     fs::set_permissions(path.parent().unwrap(), Permissions::from_mode(0o700)).unwrap();
-    drop(UnixListener::bind(&path).unwrap());
-    let first = bind(&path).unwrap();
-    let second = bind(&path).err().unwrap();
+    let live = UnixListener::bind(&path).unwrap();
+    let refused = bind(&path).err().unwrap();
     assert!(
-        matches!(second, TransportError::Occupied { .. }),
-        "{second}"
+        matches!(refused, TransportError::Occupied { .. }),
+        "{refused}"
     );
-    assert!(second.to_string().contains("--worker-socket"));
+    assert!(refused.to_string().contains("--worker-socket"));
     // The one that was refused has removed nothing.
     assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
-    drop(first);
+    drop(live);
     bind(&path).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_has_one_server_at_a_time() {
+    let (_folder, path) = folder();
+    let other = path.with_file_name("other.sock");
+    let listen = |path: &Path| Fleet::listen(path, LinkConfig::default(), config());
+    let first = listen(&path).unwrap();
+    for path in [&path, &other] {
+        let refused = listen(path).err().unwrap();
+        assert!(
+            matches!(&refused, TransportError::SharedFolder { folder } if folder == path.parent().unwrap()),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("--worker-socket"));
+    }
+    let token = || fs::read_to_string(path.with_file_name("worker.token")).unwrap();
+    assert_eq!(token(), first.join_token() + "\n");
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    drop(first);
+    let second = listen(&other).unwrap();
+    assert_eq!(token(), second.join_token() + "\n");
 }
 
 #[tokio::test]
