@@ -159,7 +159,7 @@ print(json.dumps({"resident": int(resident[1]) << 10} | built.plan.parts))
 @pytest.mark.timeout(300)
 def test_what_a_loaded_worker_holds_is_what_the_plan_says() -> None:
     """Cache, workspace and logits are not touched yet, and so not resident."""
-    command = [sys.executable, "-c", RESIDENT, str(model_dir("smollm2")), str(16 * MIB)]
+    command = [sys.executable, "-P", "-c", RESIDENT, str(model_dir("smollm2")), str(16 * MIB)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["resident"] == pytest.approx(found["interpreter"] + found["weights"], rel=0.1)

@@ -204,6 +204,6 @@ def test_a_repeated_call_imports_neither_torch_nor_transformers(cache: Path) -> 
         "import sys; from pyworker.models.prepare import prepare; prepare('tiny');"
         "print(sorted({'torch', 'transformers', 'gguf'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert folders_in(cache) == ["tiny-1"]

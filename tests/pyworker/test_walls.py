@@ -24,7 +24,7 @@ SIM = ["pyworker.runner.sim", "pyworker.runner.sim_model"]
 def loaded_by(modules: list[str]) -> list[str]:
     """Which of the forbidden modules a fresh interpreter has after it has imported these."""
     code = f"import json, sys, {', '.join(modules)}; print(json.dumps([m for m in {FORBIDDEN} if m in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     return list(json.loads(done.stdout))
 
 
