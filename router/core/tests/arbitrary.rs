@@ -10,23 +10,26 @@ use slackwater_core::{
 
 use crate::contract::{at, capabilities, drain, gone, request};
 
-/// Events of any kind about few names, so that they meet each other in all orders.
-fn any_event() -> impl Strategy<Value = Event> {
-    let id = || (0_u128..4).prop_map(RequestId);
-    let origin = || {
-        (1_u32..3, 0_u64..3, 0_u64..6).prop_map(|(worker, epoch, seq)| Origin {
-            worker: WorkerId(worker),
-            epoch: Epoch(epoch),
-            seq,
-        })
-    };
+fn any_id() -> impl Strategy<Value = RequestId> {
+    (0_u128..4).prop_map(RequestId)
+}
+
+fn any_origin() -> impl Strategy<Value = Origin> {
+    (1_u32..3, 0_u64..3, 0_u64..6).prop_map(|(worker, epoch, seq)| Origin {
+        worker: WorkerId(worker),
+        epoch: Epoch(epoch),
+        seq,
+    })
+}
+
+fn any_output() -> impl Strategy<Value = Output> {
     let finish = prop_oneof![
         Just(None),
         Just(Some(WorkerFinish::Stop)),
         Just(Some(WorkerFinish::Length)),
         Just(Some(WorkerFinish::Cancelled)),
     ];
-    let output = (id(), 0_u32..3, 0_u32..3, 0_usize..3, finish).prop_map(
+    (any_id(), 0_u32..3, 0_u32..3, 0_usize..3, finish).prop_map(
         |(request_id, attempt, start, tokens, finish)| Output {
             request_id,
             attempt,
@@ -35,7 +38,24 @@ fn any_event() -> impl Strategy<Value = Event> {
             num_cached_tokens: u32::MAX,
             finish,
         },
-    );
+    )
+}
+
+/// Events of any kind about few names, so that they meet each other in all orders.
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![3 => any_clients_event(), 8 => any_workers_event()]
+}
+
+fn any_clients_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0_u128..4).prop_map(|id| Event::RequestArrived(request(id))),
+        any_id().prop_map(|request_id| Event::ClientGone { request_id }),
+        (any_id(), any::<u32>())
+            .prop_map(|(request_id, up_to)| Event::StreamTaken { request_id, up_to }),
+    ]
+}
+
+fn any_workers_event() -> impl Strategy<Value = Event> {
     let cause = prop_oneof![
         Just(GoneCause::LinkClosed),
         Just(GoneCause::Bye),
@@ -43,10 +63,6 @@ fn any_event() -> impl Strategy<Value = Event> {
         any::<i32>().prop_map(GoneCause::Signalled),
     ];
     prop_oneof![
-        (0_u128..4).prop_map(|id| Event::RequestArrived(request(id))),
-        id().prop_map(|request_id| Event::ClientGone { request_id }),
-        (id(), any::<u32>())
-            .prop_map(|(request_id, up_to)| Event::StreamTaken { request_id, up_to }),
         (1_u32..3).prop_map(|worker| Event::WorkerStarted {
             worker: WorkerId(worker)
         }),
@@ -61,7 +77,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                 ..capabilities()
             },
         }),
-        (origin(), id(), 0_u32..3, any::<bool>()).prop_map(
+        (any_origin(), any_id(), 0_u32..3, any::<bool>()).prop_map(
             |(origin, request_id, attempt, elsewhere)| Event::WorkerRefused {
                 origin,
                 request_id,
@@ -75,16 +91,16 @@ fn any_event() -> impl Strategy<Value = Event> {
             }
         ),
         (
-            origin(),
+            any_origin(),
             any::<u64>(),
-            proptest::collection::vec(output, 0..3)
+            proptest::collection::vec(any_output(), 0..3)
         )
             .prop_map(|(origin, step_micros, outputs)| Event::WorkerOutputs {
                 origin,
                 step_micros,
                 outputs
             }),
-        (origin(), any::<u64>(), any::<bool>()).prop_map(|(origin, progress, busy)| {
+        (any_origin(), any::<u64>(), any::<bool>()).prop_map(|(origin, progress, busy)| {
             Event::Heartbeat {
                 origin,
                 progress,
