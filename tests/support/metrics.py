@@ -25,3 +25,9 @@ def wait_for_value(base: str, series: str, wanted: float) -> None:
     """
     while value(base, series, default=float("nan")) != wanted:
         pass
+
+
+def resumes(base: str) -> float:
+    """Requests that were resumed elsewhere so far, whatever the reason."""
+    lines = call(base, "GET", "/metrics").body.decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("slackwater_resume_total{"))
