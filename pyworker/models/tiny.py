@@ -16,6 +16,7 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
+from pyworker.models.byte_level import BYTE_LEVEL, byte_characters, byte_level_tokenizer
 from pyworker.models.llama_config import LlamaConfig
 from pyworker.runner.philox import DOMAIN_WEIGHTS, philox4x32, uniform
 
@@ -118,18 +119,8 @@ def _special_tokens() -> dict[int, str]:
     return {index: named.get(index, f"<|reserved_{index}|>") for index in range(256, VOCAB)}
 
 
-def _byte_characters() -> dict[str, int]:
-    """The character that stands for each byte in a byte-level vocabulary (GPT-2's table), with the byte as its id."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    table |= {chr(256 + place): byte for place, byte in enumerate(others)}
-    return table
-
-
 def _tokenizer() -> dict[str, Any]:
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    added = [
+    added: list[dict[str, Any]] = [
         {
             "id": index,
             "content": text,
@@ -141,29 +132,7 @@ def _tokenizer() -> dict[str, Any]:
         }
         for index, text in _special_tokens().items()
     ]
-    model: dict[str, Any] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": _byte_characters(),
-        "merges": [],
-    }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": model,
-    }
+    return byte_level_tokenizer(byte_characters(), added_tokens=added, pre_tokenizer=BYTE_LEVEL, ignore_merges=False)
 
 
 def _tokenizer_config() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pyworker.errors import ConfigError
+from pyworker.models.byte_level import BYTE_LEVEL, byte_characters, byte_level_tokenizer
 from pyworker.runner.sim import FIRST
 
 if TYPE_CHECKING:
@@ -55,40 +56,10 @@ def write_sim_model(folder: Path, vocab: int, max_model_len: int = 4096) -> None
 
 
 def _tokenizer(length: int) -> dict[str, object]:
-    """A byte-level BPE without merges: a piece ` t00042` is looked up whole, anything else falls apart into bytes."""
-    chars = _byte_chars()
+    """A piece ` t00042` is looked up whole, anything else falls apart into bytes."""
+    chars = {byte: char for char, byte in byte_characters().items()}
     vocab = {chars[byte]: byte for byte in range(FIRST)}
     vocab |= {f"{chars[ord(' ')]}t{token:05d}": token for token in range(FIRST, length)}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     token_text = {"type": "Split", "pattern": {"Regex": " t[0-9]{5}"}, "behavior": "Isolated", "invert": False}
-    model: dict[str, object] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": True,
-        "vocab": vocab,
-        "merges": [],
-    }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [token_text, byte_level]},
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": model,
-    }
-
-
-def _byte_chars() -> dict[int, str]:
-    """The printable character that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    chars = {byte: chr(byte) for byte in kept}
-    others = (byte for byte in range(FIRST) if byte not in chars)
-    return chars | {byte: chr(FIRST + index) for index, byte in enumerate(others)}
+    pieces = {"type": "Sequence", "pretokenizers": [token_text, BYTE_LEVEL]}
+    return byte_level_tokenizer(vocab, added_tokens=[], pre_tokenizer=pieces, ignore_merges=True)

@@ -57,12 +57,7 @@ impl Sim {
 
     fn late(&mut self, index: usize, up: Option<Duration>, down: Option<Duration>) {
         let now = self.now();
-        let link = self
-            .processes
-            .get(index)
-            .and_then(|process| process.link)
-            .and_then(|epoch| self.links.get_mut(&epoch));
-        if let Some(link) = link {
+        if let Some(link) = self.link_of(index) {
             if let Some(span) = up {
                 link.up.stalled_until = link.up.stalled_until.max(now + span);
             }

@@ -211,19 +211,19 @@ impl Sim {
         }
     }
 
+    /// The link of a process, if it has one.
+    pub(crate) fn link_of(&mut self, index: usize) -> Option<&mut Link> {
+        let epoch = self.processes.get(index)?.link?;
+        self.links.get_mut(&epoch)
+    }
+
     /// The worker closes its end; the router hears of it after all that was said before.
     pub(crate) fn hang_up_link(&mut self, index: usize) {
         let now = self.now();
-        let link = self
-            .processes
-            .get(index)
-            .and_then(|process| process.link)
-            .and_then(|epoch| self.links.get_mut(&epoch));
-        if let Some(link) = link {
+        if let Some(link) = self.link_of(index) {
             link.worker_open = false;
-            let at = link.up.arrival(now);
-            self.agenda
-                .put(at, Entry::ToRouter(link.epoch, Up::Closed, 0));
+            let (at, epoch) = (link.up.arrival(now), link.epoch);
+            self.agenda.put(at, Entry::ToRouter(epoch, Up::Closed, 0));
         }
     }
 

@@ -8,7 +8,7 @@ use slackwater_server::handle::SessionEvent;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::folder::{IM_END, IM_START};
-use crate::support::{Server, soon};
+use crate::support::{HEALTH_PATHS, Server, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -256,18 +256,7 @@ async fn models_health_and_pages() {
     );
     let load = server.ask("GET /load", b"").await.json();
     assert_eq!(load, json!({"server_load": 0}));
-    for path in [
-        "/health",
-        "/ready",
-        "/readyz",
-        "/readiness",
-        "/health/ready",
-        "/ping",
-        "/live",
-        "/livez",
-        "/liveness",
-        "/health/live",
-    ] {
+    for path in HEALTH_PATHS {
         assert_eq!(
             server.ask(&format!("GET {path}"), b"").await.status,
             200,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use slackwater_server::model::ServedModel;
 
-use crate::support::{Server, folder};
+use crate::support::{HEALTH_PATHS, Server, folder};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -16,172 +16,61 @@ fn outcome(status: u16, code: &str, param: Option<&str>) -> Outcome {
     (status, code.to_owned(), param.map(str::to_owned))
 }
 
+/// Path, status, code, parameter and body; a word in capitals stands for a value that [`filled`] puts in.
+const BAD_FIELDS: &str = r#"
+chat        | 400 | invalid_request         | model                 | {"messages": "USER"}
+chat        | 400 | invalid_request         | messages              | {"model": "tiny"}
+chat        | 404 | model_not_found         | model                 | {"model": "nope", "messages": "USER"}
+chat        | 400 | invalid_request         | messages              | {"model": "tiny", "messages": []}
+chat        | 400 | context_length_exceeded | messages              | {"model": "tiny", "messages": "LONG"}
+chat        | 400 | invalid_request         | max_tokens            | {"model": "tiny", "messages": "USER", "max_tokens": 0}
+chat        | 400 | invalid_request         | max_completion_tokens | {"model": "tiny", "messages": "USER", "max_completion_tokens": 0}
+chat        | 400 | context_length_exceeded | max_completion_tokens | {"model": "tiny", "messages": "USER", "max_completion_tokens": 128}
+chat        | 400 | invalid_request         | min_tokens            | {"model": "tiny", "messages": "USER", "max_tokens": 2, "min_tokens": 3}
+chat        | 400 | invalid_request         | temperature           | {"model": "tiny", "messages": "USER", "temperature": 2.1}
+chat        | 400 | invalid_request         | temperature           | {"model": "tiny", "messages": "USER", "temperature": -0.1}
+chat        | 400 | invalid_request         | temperature           | {"model": "tiny", "messages": "USER", "temperature": 1e300}
+chat        | 400 | invalid_request         | top_p                 | {"model": "tiny", "messages": "USER", "top_p": 0}
+chat        | 400 | invalid_request         | top_p                 | {"model": "tiny", "messages": "USER", "top_p": 1.5}
+chat        | 400 | unsupported_parameter   | n                     | {"model": "tiny", "messages": "USER", "n": 2}
+chat        | 400 | unknown_parameter       | nn                    | {"model": "tiny", "messages": "USER", "nn": 2}
+completions | 400 | invalid_request         | prompt                | {"model": "tiny"}
+completions | 400 | invalid_request         | prompt                | {"model": "tiny", "prompt": ""}
+completions | 400 | invalid_request         | prompt                | {"model": "tiny", "prompt": []}
+completions | 400 | invalid_request         | prompt                | {"model": "tiny", "prompt": [300]}
+completions | 400 | context_length_exceeded | prompt                | {"model": "tiny", "prompt": "MANY"}
+completions | 400 | invalid_request         | max_tokens            | {"model": "tiny", "prompt": "PROMPTS", "max_tokens": 5000}
+"#;
+
+fn filled(body: &str) -> Value {
+    let mut body: Value = serde_json::from_str(body).unwrap();
+    for value in body.as_object_mut().unwrap().values_mut() {
+        *value = match value.as_str() {
+            Some("USER") => json!([{"role": "user", "content": "x"}]),
+            Some("LONG") => json!([{"role": "user", "content": "x".repeat(200)}]),
+            Some("MANY") => json!(vec![1; 128]),
+            Some("PROMPTS") => json!(vec!["a"; 64]),
+            _ => continue,
+        };
+    }
+    body
+}
+
 #[tokio::test]
 async fn bad_fields_are_named() {
     let mut server = Server::start().await;
-    let user = json!([{"role": "user", "content": "x"}]);
-    let long = json!([{"role": "user", "content": "x".repeat(200)}]);
-    let many: Vec<u32> = vec![1; 128];
-    let cases = [
-        (
-            CHAT,
-            json!({"messages": user}),
-            400,
-            "invalid_request",
-            "model",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny"}),
-            400,
-            "invalid_request",
-            "messages",
-        ),
-        (
-            CHAT,
-            json!({"model": "nope", "messages": user}),
-            404,
-            "model_not_found",
-            "model",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": []}),
-            400,
-            "invalid_request",
-            "messages",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": long}),
-            400,
-            "context_length_exceeded",
-            "messages",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "max_tokens": 0}),
-            400,
-            "invalid_request",
-            "max_tokens",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "max_completion_tokens": 0}),
-            400,
-            "invalid_request",
-            "max_completion_tokens",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "max_completion_tokens": 128}),
-            400,
-            "context_length_exceeded",
-            "max_completion_tokens",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "max_tokens": 2, "min_tokens": 3}),
-            400,
-            "invalid_request",
-            "min_tokens",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "temperature": 2.1}),
-            400,
-            "invalid_request",
-            "temperature",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "temperature": -0.1}),
-            400,
-            "invalid_request",
-            "temperature",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "temperature": 1e300}),
-            400,
-            "invalid_request",
-            "temperature",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "top_p": 0}),
-            400,
-            "invalid_request",
-            "top_p",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "top_p": 1.5}),
-            400,
-            "invalid_request",
-            "top_p",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "n": 2}),
-            400,
-            "unsupported_parameter",
-            "n",
-        ),
-        (
-            CHAT,
-            json!({"model": "tiny", "messages": user, "nn": 2}),
-            400,
-            "unknown_parameter",
-            "nn",
-        ),
-        (
-            COMPLETIONS,
-            json!({"model": "tiny"}),
-            400,
-            "invalid_request",
-            "prompt",
-        ),
-        (
-            COMPLETIONS,
-            json!({"model": "tiny", "prompt": ""}),
-            400,
-            "invalid_request",
-            "prompt",
-        ),
-        (
-            COMPLETIONS,
-            json!({"model": "tiny", "prompt": []}),
-            400,
-            "invalid_request",
-            "prompt",
-        ),
-        (
-            COMPLETIONS,
-            json!({"model": "tiny", "prompt": [300]}),
-            400,
-            "invalid_request",
-            "prompt",
-        ),
-        (
-            COMPLETIONS,
-            json!({"model": "tiny", "prompt": many}),
-            400,
-            "context_length_exceeded",
-            "prompt",
-        ),
-        (
-            COMPLETIONS,
-            json!({"model": "tiny", "prompt": vec!["a"; 64], "max_tokens": 5_000}),
-            400,
-            "invalid_request",
-            "max_tokens",
-        ),
-    ];
-    for (path, body, status, code, param) in cases {
-        let mut client = server.post(path, &body).await;
+    let rows: Vec<&str> = BAD_FIELDS.trim().lines().collect();
+    assert_eq!(rows.len(), 22);
+    for row in rows {
+        let cells: Vec<&str> = row.splitn(5, '|').map(str::trim).collect();
+        let [path, status, code, param, body] = cells[..] else {
+            panic!("{row}")
+        };
+        let path = if path == "chat" { CHAT } else { COMPLETIONS };
+        let wanted = outcome(status.parse().unwrap(), code, Some(param));
+        let mut client = server.post(path, &filled(body)).await;
         let reply = client.reply().await;
-        assert_eq!(reply.error(), outcome(status, code, Some(param)), "{body}");
+        assert_eq!(reply.error(), wanted, "{body}");
         assert_eq!(reply.header("x-should-retry"), Some("false"));
         assert!(reply.header("x-request-id").is_some());
     }
@@ -405,20 +294,8 @@ async fn a_driver_that_is_gone_is_a_server_that_shuts_down() {
 #[tokio::test]
 async fn every_route_has_the_policy_that_was_decided() {
     let server = Server::start().await;
-    let public = [
-        "/health",
-        "/ready",
-        "/readyz",
-        "/readiness",
-        "/health/ready",
-        "/ping",
-        "/live",
-        "/livez",
-        "/liveness",
-        "/health/live",
-        "/version",
-    ];
-    let mut expected: Vec<String> = public.map(|path| format!("GET {path} Public")).to_vec();
+    let public = HEALTH_PATHS.iter().chain(&["/version"]);
+    let mut expected: Vec<String> = public.map(|path| format!("GET {path} Public")).collect();
     expected.extend(
         [
             "POST /v1/chat/completions Key(Inference)",

@@ -29,6 +29,20 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("nothing happened")
 }
 
+/// Every path that tells how the server is.
+pub(crate) const HEALTH_PATHS: [&str; 10] = [
+    "/health",
+    "/ready",
+    "/readyz",
+    "/readiness",
+    "/health/ready",
+    "/ping",
+    "/live",
+    "/livez",
+    "/liveness",
+    "/health/live",
+];
+
 /// What the model of most tests takes.
 pub(crate) const MODEL_LIMITS: Limits = Limits {
     max_model_len: 128,
