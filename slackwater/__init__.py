@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyworker.engine.interface import Engine
-    from pyworker.engine.request import SamplingParams
+    from pyworker.engine.request import Grammar, GrammarKind, SamplingParams
     from pyworker.llm import LLM
     from pyworker.worker import Worker
 
-__all__ = ["LLM", "Engine", "SamplingParams", "Worker"]
+__all__ = ["LLM", "Engine", "Grammar", "GrammarKind", "SamplingParams", "Worker"]
 
-_HOMES = {"LLM": "llm", "Engine": "engine.interface", "SamplingParams": "engine.request", "Worker": "worker"}
+_HOMES = {
+    "LLM": "llm",
+    "Engine": "engine.interface",
+    "Grammar": "engine.request",
+    "GrammarKind": "engine.request",
+    "SamplingParams": "engine.request",
+    "Worker": "worker",
+}
 
 
 def __getattr__(name: str) -> object:

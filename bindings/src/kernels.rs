@@ -1,22 +1,38 @@
-//! `slackwater._native.kernels`: the CPU kernels on numpy arrays, in place and without a copy.
+//! `slackwater._native.kernels`: the CPU kernels, on buffers that this side owns.
 //!
-//! Arrays are float32 and C-contiguous (a torch tensor comes in by `.numpy()`). The numpy crate lends them out: an array
-//! that is being written cannot be given to another call at the same time. Calls that take longer than giving up the
-//! interpreter costs run without it.
+//! - `arena`: memory for activations, and who reads or writes which part of it
+//! - `buf`: `Workspace` and `Buf`; `dlpack`: how torch sees one
+//! - `weights`: what is made at load time; `batch`: the arrays of a step
+//! - `ops`: the operations
+//!
+//! An operation looks at shapes, indices and borrows before it begins: a buffer that it writes is given once and is nobody
+//! else's. Arrays that come in are C-contiguous. Calls that take longer than giving up the interpreter costs run without it.
 
 #![allow(
     clippy::needless_pass_by_value,
     reason = "pyo3 hands arguments over by value"
 )]
 
+#[allow(
+    unsafe_code,
+    reason = "chunks of one allocation; their borrows are counted"
+)]
+mod arena;
+mod batch;
+#[allow(
+    unsafe_code,
+    reason = "an array over memory that its base object keeps"
+)]
+mod buf;
+mod dlpack;
+mod ops;
+mod weights;
+
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use numpy::{
-    AsSliceError, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
-    PyUntypedArrayMethods,
-};
+use numpy::{AsSliceError, PyArray2, PyUntypedArrayMethods};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::marker::Ungil;
@@ -27,7 +43,7 @@ create_exception!(
     slackwater._native.kernels,
     KernelError,
     PyValueError,
-    "A call that a kernel refuses: a wrong shape, a missing instruction set. Nothing has been written."
+    "A call that a kernel refuses: a wrong shape, an index that points nowhere, a buffer in use, a missing instruction set. Nothing has been written."
 );
 create_exception!(
     slackwater._native.kernels,
@@ -46,17 +62,24 @@ static CHOSEN: Mutex<Option<Kernels>> = Mutex::new(None);
 pub(crate) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("REVISION", kernels::REVISION)?;
+    module.add("BLOCK_SIZE", kernels::BLOCK_SIZE)?;
     module.add("KernelError", py.get_type::<KernelError>())?;
     module.add("KernelPanic", py.get_type::<KernelPanic>())?;
-    module.add_class::<PackedLinear>()?;
-    module.add_class::<Pool>()?;
-    module.add_class::<Step>()?;
+    add_classes(module)?;
     module.add_function(wrap_pyfunction!(available_isas, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
-    module.add_function(wrap_pyfunction!(embed, module)?)?;
+    module.add_function(wrap_pyfunction!(bf16_fault, module)?)?;
     module.add_function(wrap_pyfunction!(isa, module)?)?;
-    module.add_function(wrap_pyfunction!(linear, module)?)?;
     module.add_function(wrap_pyfunction!(set_isa, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::add_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::attend, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::attend_scratch, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::embed, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::gate_up_act, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::join, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::logits, module)?)?;
+    module.add_function(wrap_pyfunction!(ops::park, module)?)?;
     let names = module.dict().keys();
     let public = names
         .iter()
@@ -65,50 +88,24 @@ pub(crate) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__all__", public)
 }
 
-/// The weights of a linear layer, packed for the kernels.
-#[pyclass(frozen, module = "slackwater._native.kernels")]
-struct PackedLinear {
-    inner: kernels::PackedLinear,
-}
-
-#[pymethods]
-impl PackedLinear {
-    #[new]
-    #[pyo3(signature = (weight, bias=None))]
-    fn new(
-        py: Python<'_>,
-        weight: PyReadonlyArray2<'_, f32>,
-        bias: Option<PyReadonlyArray1<'_, f32>>,
-    ) -> PyResult<Self> {
-        let [columns, depth] = row_major(&weight, "weight")?;
-        let weight = lent(weight.as_slice(), "weight")?;
-        let bias = bias
-            .as_ref()
-            .map(|bias| lent(bias.as_slice(), "bias"))
-            .transpose()?;
-        let inner = guarded(py, true, || {
-            kernels::PackedLinear::pack(weight, columns, depth, bias)
-        })?;
-        Ok(Self { inner })
-    }
-
-    /// Shape of the weight, `(N, K)`.
-    #[getter]
-    fn shape(&self) -> (usize, usize) {
-        (self.inner.columns(), self.inner.depth())
-    }
-
-    /// Memory that it holds, in bytes.
-    #[getter]
-    fn nbytes(&self) -> usize {
-        self.inner.bytes()
-    }
+fn add_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<batch::BatchView>()?;
+    module.add_class::<buf::Buf>()?;
+    module.add_class::<buf::Workspace>()?;
+    module.add_class::<weights::AttnSpec>()?;
+    module.add_class::<weights::GateUp>()?;
+    module.add_class::<weights::KvCache>()?;
+    module.add_class::<weights::PackedLinear>()?;
+    module.add_class::<weights::RopeTable>()?;
+    module.add_class::<weights::Vector>()?;
+    module.add_class::<Pool>()?;
+    module.add_class::<Step>()
 }
 
 /// Threads that share the work of a call; the caller is one of them.
 #[pyclass(frozen, module = "slackwater._native.kernels")]
-struct Pool {
-    inner: kernels::Pool,
+pub(crate) struct Pool {
+    pub(crate) inner: kernels::Pool,
 }
 
 #[pymethods]
@@ -159,41 +156,6 @@ impl Step {
     }
 }
 
-/// `out = x W^T + b`, in place: `x` is `[rows, K]`, `out` is `[rows, N]`.
-#[pyfunction]
-fn linear(
-    py: Python<'_>,
-    x: PyReadonlyArray2<'_, f32>,
-    w: &PackedLinear,
-    mut out: PyReadwriteArray2<'_, f32>,
-    pool: &Pool,
-) -> PyResult<()> {
-    let [rows, depth] = row_major(&x, "x")?;
-    check_shape("x", [rows, depth], [rows, w.inner.depth()])?;
-    check_shape("out", row_major(&out, "out")?, [rows, w.inner.columns()])?;
-    let x = lent(x.as_slice(), "x")?;
-    let out = lent(out.as_slice_mut(), "out")?;
-    let long = kernels::estimated_micros(rows, &w.inner) > DETACH_MICROS;
-    let kernels = chosen();
-    guarded(py, long, || {
-        kernels::linear(x, rows, &w.inner, out, kernels, &pool.inner)
-    })
-}
-
-/// Copies rows of the unpacked weight: `ids` is int32 `[R]`, `out` is `[R, K]`.
-#[pyfunction]
-fn embed(
-    py: Python<'_>,
-    ids: PyReadonlyArray1<'_, i32>,
-    w: &PackedLinear,
-    mut out: PyReadwriteArray2<'_, f32>,
-) -> PyResult<()> {
-    let ids = lent(ids.as_slice(), "ids")?;
-    check_shape("out", row_major(&out, "out")?, [ids.len(), w.inner.depth()])?;
-    let out = lent(out.as_slice_mut(), "out")?;
-    guarded(py, false, || kernels::embed(ids, &w.inner, out))
-}
-
 /// Name of the instruction set in use.
 #[pyfunction]
 fn isa() -> &'static str {
@@ -222,13 +184,19 @@ fn available_isas() -> Vec<&'static str> {
         .collect()
 }
 
+/// What is wrong with this machine's bf16 dot product, if it has one that breaks the row rule: it is not used then.
+#[pyfunction]
+fn bf16_fault() -> Option<String> {
+    Kernels::bf16_fault().map(|fault| fault.to_string())
+}
+
 /// Cores that this process may use, by affinity and by quota; at least 1.
 #[pyfunction]
 fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn chosen() -> Kernels {
+pub(crate) fn chosen() -> Kernels {
     *CHOSEN
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -236,7 +204,7 @@ fn chosen() -> Kernels {
 }
 
 /// Runs a kernel, without the interpreter if it is long, and turns what goes wrong into an exception.
-fn guarded<T: Ungil + Send>(
+pub(crate) fn guarded<T: Ungil + Send>(
     py: Python<'_>,
     long: bool,
     call: impl FnOnce() -> Result<T, kernels::KernelError> + Ungil + Send,
@@ -263,14 +231,14 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
 }
 
 /// The shape of an array in row-major order. A slice alone does not tell: numpy's crate lends column-major arrays too.
-fn row_major(array: &Bound<'_, PyArray2<f32>>, what: &str) -> PyResult<[usize; 2]> {
+pub(crate) fn row_major(array: &Bound<'_, PyArray2<f32>>, what: &str) -> PyResult<[usize; 2]> {
     match array.shape() {
         [first, second] if array.is_c_contiguous() => Ok([*first, *second]),
         _ => Err(not_contiguous(what)),
     }
 }
 
-fn lent<T>(slice: Result<T, AsSliceError>, what: &str) -> PyResult<T> {
+pub(crate) fn lent<T>(slice: Result<T, AsSliceError>, what: &str) -> PyResult<T> {
     slice.map_err(|_| not_contiguous(what))
 }
 

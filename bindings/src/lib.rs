@@ -1,6 +1,7 @@
 //! The extension `slackwater._native`: what Python calls of the Rust side, and nothing else.
 //!
-//! - [`kernels`]: the CPU kernels, on numpy arrays
+//! - [`kernels`]: the CPU kernels, on buffers of their own
+//! - [`sampling`]: the sampler, on numpy arrays
 //! - [`text`]: the router's detokeniser and stop strings
 //! - `main`: the program `slackwater`
 //!
@@ -12,6 +13,7 @@ use std::ffi::OsString;
 use pyo3::prelude::*;
 
 mod kernels;
+mod sampling;
 mod text;
 
 /// The module's init. Submodules go into `sys.modules` too, or `import slackwater._native.kernels` would find no file.
@@ -19,8 +21,9 @@ mod text;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(main, module)?)?;
     add_submodule(module, "kernels", kernels::fill)?;
+    add_submodule(module, "sampling", sampling::fill)?;
     add_submodule(module, "text", text::fill)?;
-    module.add("__all__", ["kernels", "main", "text"])
+    module.add("__all__", ["kernels", "main", "sampling", "text"])
 }
 
 /// Runs the program `slackwater` with these arguments, the first of which is its name; gives its exit status.

@@ -26,9 +26,9 @@ struct Detokenizer {
 }
 
 impl Detokenizer {
-    fn start(tokenizer: Arc<tokenizer::Tokenizer>) -> Self {
+    fn start(tokenizer: Arc<tokenizer::Tokenizer>, skip_special: bool) -> Self {
         Self {
-            inner: detokenizer::Detokenizer::new(Arc::clone(&tokenizer), true),
+            inner: detokenizer::Detokenizer::new(Arc::clone(&tokenizer), skip_special),
             tokenizer,
         }
     }
@@ -40,12 +40,13 @@ impl Detokenizer {
     fn new(py: Python<'_>, tokenizer_json: &str) -> PyResult<Self> {
         let read = || tokenizer::Tokenizer::from_bytes(tokenizer_json.as_bytes());
         let tokenizer = py.detach(read).map_err(|error| value_error(&error))?;
-        Ok(Self::start(Arc::new(tokenizer)))
+        Ok(Self::start(Arc::new(tokenizer), true))
     }
 
     /// Another stream's start, with the same tokeniser.
-    fn fresh(&self) -> Self {
-        Self::start(Arc::clone(&self.tokenizer))
+    #[pyo3(signature = (*, skip_special_tokens = true))]
+    fn fresh(&self, skip_special_tokens: bool) -> Self {
+        Self::start(Arc::clone(&self.tokenizer), skip_special_tokens)
     }
 
     /// Takes the next tokens; gives the text that is now certain.
@@ -71,8 +72,12 @@ struct StopMatcher {
 #[pymethods]
 impl StopMatcher {
     #[new]
-    fn new(stops: Vec<String>) -> PyResult<Self> {
-        let inner = stop::StopMatcher::new(&stops).map_err(|error| value_error(&error))?;
+    #[pyo3(signature = (stops, *, include_stop = false))]
+    fn new(stops: Vec<String>, include_stop: bool) -> PyResult<Self> {
+        let mut inner = stop::StopMatcher::new(&stops).map_err(|error| value_error(&error))?;
+        if include_stop {
+            inner = inner.showing_stop();
+        }
         Ok(Self { inner })
     }
 

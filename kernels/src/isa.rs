@@ -5,8 +5,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use crate::KernelError;
+use crate::linear::bf16_fault;
 use crate::micro::{self, Table};
 
 /// An instruction set that the kernels are compiled for, the slowest first.
@@ -18,11 +20,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX-512 with the bf16 dot product.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// All of them, the slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// The name that flags and `READY.features` use.
     pub const fn name(self) -> &'static str {
@@ -30,6 +34,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -39,15 +44,16 @@ impl Isa {
             Self::Portable => true,
             Self::Avx2 => has_avx2(),
             Self::Avx512 => has_avx512(),
+            Self::Avx512Bf16 => has_avx512() && has_bf16(),
         }
     }
 
-    /// The fastest one that this machine has.
+    /// The fastest one that this machine has and that gives the right bits: see [`Kernels::bf16_fault`].
     pub fn best() -> Self {
         Self::ALL
             .into_iter()
             .rev()
-            .find(|isa| isa.is_available())
+            .find(|isa| Kernels::for_isa(*isa).is_ok())
             .unwrap_or(Self::Portable)
     }
 }
@@ -71,6 +77,31 @@ impl FromStr for Isa {
     }
 }
 
+/// A difference between the bf16 instruction and fused multiply-adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bf16Fault {
+    /// Round of the check in which it showed.
+    pub round: usize,
+    /// Bits of the sum that the instruction gave.
+    pub actual: u32,
+    /// Bits that fused multiply-adds gave.
+    pub expected: u32,
+}
+
+impl fmt::Display for Bf16Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            round,
+            actual,
+            expected,
+        } = self;
+        write!(
+            f,
+            "a sum of round {round} has the bits {actual:#010x} and not {expected:#010x}"
+        )
+    }
+}
+
 /// The kernels of one instruction set that this machine is known to have.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
@@ -91,16 +122,31 @@ impl Kernels {
     /// The kernels of one instruction set.
     ///
     /// # Errors
-    /// [`KernelError::IsaMissing`] if the machine lacks it.
+    /// [`KernelError::IsaMissing`] if the machine lacks it, [`KernelError::Bf16Faulty`] if it has it and the start-up
+    /// check found that it breaks the row rule.
     pub fn for_isa(isa: Isa) -> Result<Self, KernelError> {
-        if isa.is_available() {
-            Ok(Self {
-                isa,
-                table: micro::table(isa),
-            })
-        } else {
-            Err(KernelError::IsaMissing { isa })
+        if !isa.is_available() {
+            return Err(KernelError::IsaMissing { isa });
         }
+        if let (Isa::Avx512Bf16, Some(fault)) = (isa, Self::bf16_fault()) {
+            return Err(KernelError::Bf16Faulty { fault });
+        }
+        Ok(Self {
+            isa,
+            table: micro::table(isa),
+        })
+    }
+
+    /// What is wrong with this machine's bf16 dot product, if it has one and it gives other bits than the other paths:
+    /// then it is not chosen, and this is worth a line in the log. The check runs once.
+    pub fn bf16_fault() -> Option<Bf16Fault> {
+        static FAULT: OnceLock<Option<Bf16Fault>> = OnceLock::new();
+        *FAULT.get_or_init(|| {
+            let isa = Isa::Avx512Bf16;
+            // SAFETY: the machine has the instructions.
+            let check = || unsafe { bf16_fault(micro::table(isa)) };
+            isa.is_available().then(check).flatten()
+        })
     }
 
     /// Their instruction set.
@@ -116,7 +162,9 @@ impl Kernels {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -125,6 +173,16 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,31 +1,111 @@
-//! Packed weights and the linear layer `y = x W^T + b`.
+//! Packed weights and the linear layers of a model.
 //!
-//! Weights are packed once, at load time, into blocks of 32 output columns: `[N/32][K][32]`. A call is cut into units of
-//! some blocks times a panel of rows; units share nothing, so who runs which one cannot change a bit.
+//! Weights are packed once, at load time, into blocks of 32 output columns, in one of the layouts below. A call is cut
+//! into units of some blocks times a panel of rows; units share nothing, so who runs which one cannot change a bit.
+//!
+//! - `f32`, `bf16`: the layouts; `blocks`: their memory
+//! - `round`: activations on their way into a bf16 layer
+//! - `plan`: how a call is cut; `run`: how it is carried out
+//! - `gate_up`: two layers and an activation in one
+//! - `self_check`: whether the machine's bf16 instruction does what we think
 
-use crate::micro::{COLUMNS, Lanes, MAX_TILE_ROWS, Table, TileSums};
-use crate::{KernelError, Kernels, Pool};
+mod bf16;
+mod blocks;
+mod f32;
+mod gate_up;
+mod plan;
+mod round;
+mod run;
+mod self_check;
 
-/// Rows of a panel: their activations stay in the second-level cache while the weights go by.
-const PANEL_ROWS: usize = 96;
-/// Aim for the length of a unit: long against a claim, short against a thread that loses its core in the middle of one.
-const UNIT_NANOS: u64 = 40_000;
-/// Work below this is not worth waking anybody for.
-const ALONE_NANOS: u64 = 20_000;
-/// Units for each thread, at least, where there are blocks enough: so that the last one to finish is not waited for long.
-const UNITS_PER_THREAD: usize = 3;
+pub use gate_up::{GateUp, gate_up_act};
+pub(crate) use self_check::bf16_fault;
 
-/// The weights of a linear layer, `[N, K]` as `[N/32][K][32]` fp32; N is padded with zeros.
+use self::blocks::Blocks;
+use self::run::{Rows, Work, prepare, run};
+use crate::micro::COLUMNS;
+use crate::shared::{check_length, in_range, product};
+use crate::{Dtype, KernelError, Kernels, Pool};
+
+/// Blocks in one of the formats.
 #[derive(Debug)]
-pub struct PackedLinear {
+enum Layout {
+    F32 { depth: usize, blocks: Blocks },
+    Bf16 { depth: usize, blocks: Blocks },
+}
+
+impl Layout {
+    fn zeroed(columns: usize, depth: usize, dtype: Dtype) -> Result<Self, KernelError> {
+        Ok(match dtype {
+            Dtype::F32 => Self::F32 {
+                depth,
+                blocks: Blocks::zeroed(columns, f32::steps(depth))?,
+            },
+            Dtype::Bf16 => Self::Bf16 {
+                depth,
+                blocks: Blocks::zeroed(columns, bf16::steps(depth))?,
+            },
+        })
+    }
+
+    /// Writes up to 32 rows of a weight into block `index`.
+    fn pack(&mut self, weight: &[f32], index: usize) {
+        match self {
+            Self::F32 { depth, blocks } => f32::pack_block(weight, *depth, blocks.block_mut(index)),
+            Self::Bf16 { depth, blocks } => {
+                bf16::pack_block(weight, *depth, blocks.block_mut(index));
+            }
+        }
+    }
+
+    /// Reads one row back.
+    fn unpack(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::F32 { blocks, .. } => f32::unpack(blocks, row, out),
+            Self::Bf16 { blocks, .. } => bf16::unpack(blocks, row, out),
+        }
+    }
+
+    const fn dtype(&self) -> Dtype {
+        match self {
+            Self::F32 { .. } => Dtype::F32,
+            Self::Bf16 { .. } => Dtype::Bf16,
+        }
+    }
+
+    const fn depth(&self) -> usize {
+        match self {
+            Self::F32 { depth, .. } | Self::Bf16 { depth, .. } => *depth,
+        }
+    }
+
+    const fn blocks(&self) -> &Blocks {
+        match self {
+            Self::F32 { blocks, .. } | Self::Bf16 { blocks, .. } => blocks,
+        }
+    }
+
+    fn scratch_len(&self, rows: usize) -> usize {
+        rows.saturating_mul(round::row_words(self.depth()))
+    }
+
+    fn estimated_micros(&self, rows: usize) -> u64 {
+        let blocks = u64::try_from(self.blocks().num_blocks()).unwrap_or(u64::MAX);
+        plan::block_nanos(rows, self.blocks().steps()).saturating_mul(blocks) / 1_000
+    }
+}
+
+/// The weights of a linear layer, `[N, K]`, packed for [`linear`], [`logits`] and [`embed`].
+#[derive(Debug)]
+pub struct Linear {
     columns: usize,
-    depth: usize,
-    blocks: Vec<Lanes>,
+    layout: Layout,
     bias: Option<Vec<f32>>,
 }
 
-impl PackedLinear {
-    /// Packs a row-major `[columns, depth]` weight and an optional bias of `columns` elements.
+impl Linear {
+    /// Packs a row-major `[columns, depth]` weight and an optional bias of `columns` elements. bf16 weights are rounded
+    /// to nearest even, those under 2^-50 to zero; the bias stays float32.
     ///
     /// # Errors
     /// [`KernelError::OutOfRange`] for an empty dimension, [`KernelError::Length`] where a buffer does not fit the shape,
@@ -35,30 +115,27 @@ impl PackedLinear {
         columns: usize,
         depth: usize,
         bias: Option<&[f32]>,
+        dtype: Dtype,
     ) -> Result<Self, KernelError> {
         in_range("the number of output columns", columns)?;
         in_range("the number of input columns", depth)?;
-        let elements = columns
-            .checked_mul(depth)
-            .ok_or_else(|| too_large(columns))?;
-        check_length("weight", elements, weight.len())?;
+        check_length("weight", product(columns, depth)?, weight.len())?;
         if let Some(bias) = bias {
             check_length("bias", columns, bias.len())?;
         }
-        let mut blocks = zeroed(columns.div_ceil(COLUMNS), depth)?;
-        let rows_of_blocks = weight.chunks(COLUMNS * depth);
-        for (rows, block) in rows_of_blocks.zip(blocks.chunks_exact_mut(depth)) {
-            for (column, row) in rows.chunks_exact(depth).enumerate() {
-                for (lanes, value) in block.iter_mut().zip(row) {
-                    lanes.0[column] = *value;
-                }
-            }
+        let mut layout = Layout::zeroed(columns, depth, dtype)?;
+        for (index, rows) in weight.chunks(COLUMNS * depth).enumerate() {
+            layout.pack(rows, index);
         }
+        let bias = bias.map(|bias| {
+            let mut bias = bias.to_vec();
+            bias.resize(columns.next_multiple_of(COLUMNS), 0.0);
+            bias
+        });
         Ok(Self {
             columns,
-            depth,
-            blocks,
-            bias: bias.map(<[f32]>::to_vec),
+            layout,
+            bias,
         })
     }
 
@@ -69,304 +146,152 @@ impl PackedLinear {
 
     /// Input columns, K.
     pub const fn depth(&self) -> usize {
-        self.depth
+        self.layout.depth()
+    }
+
+    /// Format of the packed weights.
+    pub const fn dtype(&self) -> Dtype {
+        self.layout.dtype()
     }
 
     /// Memory of the packed weights, in bytes.
-    pub const fn bytes(&self) -> usize {
-        self.blocks.len() * size_of::<Lanes>()
+    pub fn bytes(&self) -> usize {
+        self.layout.blocks().bytes()
     }
 
-    fn num_blocks(&self) -> usize {
-        self.columns.div_ceil(COLUMNS)
+    /// The packed weights as they lie in memory; a benchmark reads them to learn what memory allows.
+    pub fn packed(&self) -> &[u8] {
+        self.layout.blocks().as_bytes()
     }
 
-    fn block(&self, index: usize) -> &[Lanes] {
-        &self.blocks[index * self.depth..(index + 1) * self.depth]
+    /// Words of scratch that any call with so many rows may need. A call whose scratch is too small is refused; an fp32
+    /// [`linear`] needs none.
+    pub fn scratch_len(&self, rows: usize) -> usize {
+        self.layout.scratch_len(rows)
     }
 
-    /// Copies one row's sums of a block to its place in the output, with the bias.
-    fn store(&self, sums: &Lanes, block: usize, out: &mut [f32]) {
-        match &self.bias {
-            None => out.copy_from_slice(&sums.0[..out.len()]),
-            Some(bias) => {
-                let bias = &bias[block * COLUMNS..];
-                for ((out, sum), bias) in out.iter_mut().zip(&sums.0).zip(bias) {
-                    *out = sum + bias;
+    /// What a call takes on one thread of an ordinary machine, in microseconds. It decides who runs it, never what comes
+    /// out.
+    pub fn estimated_micros(&self, rows: usize) -> u64 {
+        self.layout.estimated_micros(rows)
+    }
+
+    /// Sums prepared rows and adds the bias.
+    fn apply(
+        &self,
+        x: run::Inputs<'_>,
+        rows: usize,
+        out: &mut [f32],
+        kernels: Kernels,
+        pool: &Pool,
+    ) {
+        let work = Work {
+            blocks: self.layout.blocks(),
+            per_group: 1,
+            dtype: self.dtype(),
+            columns: self.columns,
+        };
+        let add_bias = |[sums, _]: &mut run::GroupSums, rows: usize, group: usize| {
+            let Some(bias) = &self.bias else { return };
+            let bias = &bias[group * COLUMNS..(group + 1) * COLUMNS];
+            for sums in sums.iter_mut().take(rows) {
+                for (sum, bias) in sums.0.iter_mut().zip(bias) {
+                    *sum += bias;
                 }
             }
-        }
+        };
+        run(work, x, rows, out, &add_bias, kernels, pool);
     }
-}
-
-/// Copies rows of the weight, `[N, K]` as it was before it was packed, to `out`, `[ids, K]`. A tied head serves as the
-/// embedding table this way.
-///
-/// # Errors
-/// [`KernelError::Length`] where `out` does not fit, [`KernelError::RowId`] for an id that is no row.
-pub fn embed(ids: &[i32], weights: &PackedLinear, out: &mut [f32]) -> Result<(), KernelError> {
-    let expected = ids
-        .len()
-        .checked_mul(weights.depth)
-        .ok_or_else(|| too_large(ids.len()))?;
-    check_length("out", expected, out.len())?;
-    let row = |id: &i32| {
-        usize::try_from(*id)
-            .ok()
-            .filter(|row| *row < weights.columns)
-            .ok_or(KernelError::RowId {
-                id: *id,
-                rows: weights.columns,
-            })
-    };
-    // All ids first: nothing is written when one is wrong.
-    ids.iter().try_for_each(|id| row(id).map(drop))?;
-    for (id, out) in ids.iter().zip(out.chunks_exact_mut(weights.depth)) {
-        let row = row(id)?;
-        for (out, lanes) in out.iter_mut().zip(weights.block(row / COLUMNS)) {
-            *out = lanes.0[row % COLUMNS];
-        }
-    }
-    Ok(())
 }
 
 /// `out = x W^T + b` for `rows` rows: `x` is `[rows, K]` and `out` is `[rows, N]`, both row-major. No rows are no work.
+/// `scratch` holds rounded activations; see [`Linear::scratch_len`].
 ///
 /// # Errors
-/// [`KernelError::Length`] where `x` or `out` does not fit.
+/// [`KernelError::Length`] where a buffer does not fit.
 pub fn linear(
     x: &[f32],
     rows: usize,
-    weights: &PackedLinear,
+    weights: &Linear,
     out: &mut [f32],
+    scratch: &mut [u32],
     kernels: Kernels,
     pool: &Pool,
 ) -> Result<(), KernelError> {
-    let inputs = rows.checked_mul(weights.depth);
-    let outputs = rows.checked_mul(weights.columns);
-    let (Some(inputs), Some(outputs)) = (inputs, outputs) else {
-        return Err(too_large(rows));
-    };
-    check_length("x", inputs, x.len())?;
-    check_length("out", outputs, out.len())?;
-    if rows == 0 {
-        return Ok(());
-    }
-    let plan = Plan::new(rows, weights, pool.threads());
-    let sink = Sink {
-        base: out.as_mut_ptr(),
-        columns: weights.columns,
-    };
-    let table = kernels.table();
-    pool.run(plan.num_units(), &|unit| {
-        let (panel, blocks) = plan.unit(unit);
-        for block in blocks {
-            // SAFETY: a `Kernels` exists only for what the machine has. Units do not overlap, so no other thread has this
-            // part of `out`, which outlives `run` and has `rows * columns` elements.
-            unsafe { sum_panel(table, x, weights, panel.clone(), block, &sink) };
-        }
-    });
+    let (depth, dtype) = (weights.depth(), weights.dtype());
+    checked_rows(rows, depth, weights.columns, x, out)?;
+    let x = prepare(x, Rows::First(rows), depth, dtype, scratch, kernels, pool)?;
+    weights.apply(x, rows, out, kernels, pool);
     Ok(())
 }
 
-/// What a call takes on one thread of an ordinary machine, in microseconds. It decides who runs it, never what comes out.
-pub fn estimated_micros(rows: usize, weights: &PackedLinear) -> u64 {
-    let blocks = u64::try_from(weights.num_blocks()).unwrap_or(u64::MAX);
-    block_nanos(rows, weights.depth).saturating_mul(blocks) / 1_000
-}
-
-/// Nanoseconds for one weight block and so many rows: reading it at 12 GB/s or computing at 64 GFLOP/s.
-fn block_nanos(rows: usize, depth: usize) -> u64 {
-    let steps = u64::try_from(depth).unwrap_or(u64::MAX);
-    let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-    steps.saturating_mul(rows.max(10))
-}
-
-/// Sums one panel of rows with one weight block.
+/// [`linear`] on some rows of `x` only: `x` is `[any, K]`, `picked_rows` are indices into it, `out` is `[picked, N]`.
+/// `scratch` is for as many rows as are picked.
 ///
-/// # Safety
-/// The machine has the table's instructions, `panel` and `block` lie within `x`, the weights and `sink`, and nobody else
-/// touches these rows and columns of `sink` meanwhile.
-unsafe fn sum_panel(
-    table: &Table,
+/// # Errors
+/// [`KernelError::Length`] where a buffer does not fit, [`KernelError::RowId`] for an index that is no row of `x`.
+pub fn logits(
     x: &[f32],
-    weights: &PackedLinear,
-    panel: std::ops::Range<usize>,
-    block: usize,
-    sink: &Sink,
-) {
-    let first_column = block * COLUMNS;
-    let width = COLUMNS.min(weights.columns - first_column);
-    let mut sums: TileSums = [Lanes::ZERO; MAX_TILE_ROWS];
-    let tiles = panel.len().div_ceil(table.tiles.len());
-    for tile in 0..tiles {
-        // Equal parts: 13 rows are 7 and 6, not 12 and 1.
-        let from = panel.start + panel.len() * tile / tiles;
-        let to = panel.start + panel.len() * (tile + 1) / tiles;
-        let x = &x[from * weights.depth..to * weights.depth];
-        // SAFETY: the caller vouches for the instructions.
-        unsafe { table.tiles[to - from - 1](x, weights.block(block), &mut sums) };
-        for (row, sums) in (from..to).zip(&sums) {
-            // SAFETY: the caller vouches for the place and for being alone there.
-            let out = unsafe { sink.part(row, first_column, width) };
-            weights.store(sums, block, out);
-        }
+    picked_rows: &[i32],
+    weights: &Linear,
+    out: &mut [f32],
+    scratch: &mut [u32],
+    kernels: Kernels,
+    pool: &Pool,
+) -> Result<(), KernelError> {
+    let (depth, dtype) = (weights.depth(), weights.dtype());
+    let (rows, picked) = (x.len() / depth, picked_rows.len());
+    check_length("x", rows * depth, x.len())?;
+    check_length("out", product(picked, weights.columns)?, out.len())?;
+    for id in picked_rows {
+        row_of(*id, rows)?;
     }
+    let in_order = picked_rows
+        .iter()
+        .zip(0..)
+        .all(|(row, index)| *row == index);
+    let rows = if in_order {
+        Rows::First(picked)
+    } else {
+        Rows::Picked(picked_rows)
+    };
+    let x = prepare(x, rows, depth, dtype, scratch, kernels, pool)?;
+    weights.apply(x, picked, out, kernels, pool);
+    Ok(())
 }
 
-/// How a call is cut into units.
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
+/// Copies rows of the weight, `[N, K]` as it is after rounding to its format, to `out`, `[ids, K]`. A tied head serves as
+/// the embedding table this way.
+///
+/// # Errors
+/// [`KernelError::Length`] where `out` does not fit, [`KernelError::RowId`] for an id that is no row.
+pub fn embed(ids: &[i32], weights: &Linear, out: &mut [f32]) -> Result<(), KernelError> {
+    let depth = weights.depth();
+    check_length("out", product(ids.len(), depth)?, out.len())?;
+    // All ids first: nothing is written when one is wrong.
+    for id in ids {
+        row_of(*id, weights.columns)?;
+    }
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(depth)) {
+        weights.layout.unpack(row_of(*id, weights.columns)?, out);
+    }
+    Ok(())
+}
+
+fn row_of(id: i32, rows: usize) -> Result<usize, KernelError> {
+    let row = usize::try_from(id).ok().filter(|row| *row < rows);
+    row.ok_or(KernelError::RowId { id, rows })
+}
+
+/// Checks `x`, `[rows, depth]`, and `out`, `[rows, columns]`.
+fn checked_rows(
     rows: usize,
-    num_blocks: usize,
-    blocks_per_unit: usize,
-}
-
-impl Plan {
-    fn new(rows: usize, weights: &PackedLinear, threads: usize) -> Self {
-        let num_blocks = weights.num_blocks();
-        let nanos = block_nanos(rows.min(PANEL_ROWS), weights.depth);
-        let total = estimated_micros(rows, weights).saturating_mul(1_000);
-        let blocks_per_unit = if threads == 1 || total < ALONE_NANOS {
-            num_blocks
-        } else {
-            let aim = usize::try_from(UNIT_NANOS / nanos.max(1)).unwrap_or(1);
-            aim.min(num_blocks / (threads * UNITS_PER_THREAD))
-        };
-        Self {
-            rows,
-            num_blocks,
-            blocks_per_unit: blocks_per_unit.max(1),
-        }
-    }
-
-    fn units_per_panel(&self) -> usize {
-        self.num_blocks.div_ceil(self.blocks_per_unit)
-    }
-
-    fn num_units(&self) -> usize {
-        self.units_per_panel() * self.rows.div_ceil(PANEL_ROWS)
-    }
-
-    /// Rows and weight blocks of one unit.
-    fn unit(&self, unit: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
-        let row = unit / self.units_per_panel() * PANEL_ROWS;
-        let block = unit % self.units_per_panel() * self.blocks_per_unit;
-        (
-            row..self.rows.min(row + PANEL_ROWS),
-            block..self.num_blocks.min(block + self.blocks_per_unit),
-        )
-    }
-}
-
-/// The output, shared by the threads of one call, each of which has other rows or columns of it.
-struct Sink {
-    base: *mut f32,
+    depth: usize,
     columns: usize,
-}
-
-// SAFETY: `part` hands out disjoint pieces, as its callers promise, and f32 may be written from any thread.
-unsafe impl Sync for Sink {}
-
-impl Sink {
-    /// Columns `first..first + width` of one row.
-    ///
-    /// # Safety
-    /// The row and the columns lie within the output, and no other piece that overlaps them is alive.
-    #[allow(clippy::mut_from_ref, reason = "the callers' pieces do not overlap")]
-    unsafe fn part(&self, row: usize, first: usize, width: usize) -> &mut [f32] {
-        // SAFETY: the caller vouches for both bounds and for being alone.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.columns + first), width) }
-    }
-}
-
-fn zeroed(num_blocks: usize, depth: usize) -> Result<Vec<Lanes>, KernelError> {
-    let lanes = num_blocks
-        .checked_mul(depth)
-        .ok_or_else(|| too_large(depth))?;
-    let mut blocks = Vec::new();
-    blocks
-        .try_reserve_exact(lanes)
-        .map_err(|_| KernelError::OutOfMemory {
-            bytes: lanes.saturating_mul(size_of::<Lanes>()),
-        })?;
-    blocks.resize(lanes, Lanes::ZERO);
-    Ok(blocks)
-}
-
-/// The largest dimension: products of two of them still fit a `usize`.
-const MAX_DIMENSION: usize = (1 << 31) - 1;
-
-fn in_range(what: &'static str, value: usize) -> Result<(), KernelError> {
-    if (1..=MAX_DIMENSION).contains(&value) {
-        Ok(())
-    } else {
-        Err(KernelError::OutOfRange {
-            what,
-            value,
-            limit: MAX_DIMENSION,
-        })
-    }
-}
-
-fn too_large(value: usize) -> KernelError {
-    KernelError::OutOfRange {
-        what: "a dimension",
-        value,
-        limit: MAX_DIMENSION,
-    }
-}
-
-fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<(), KernelError> {
-    if expected == actual {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            actual,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn units_cover_each_row_and_block_once() {
-        for (rows, columns, depth, threads) in [
-            (1, 1, 1, 1),
-            (1, 1536, 576, 2),
-            (97, 576, 1536, 3),
-            (300, 33, 7, 8),
-            (16, 49_152, 8, 2),
-        ] {
-            let weights =
-                PackedLinear::pack(&vec![0.0; columns * depth], columns, depth, None).unwrap();
-            let plan = Plan::new(rows, &weights, threads);
-            let mut seen = vec![0; rows * weights.num_blocks()];
-            for unit in 0..plan.num_units() {
-                let (panel, blocks) = plan.unit(unit);
-                for row in panel {
-                    for block in blocks.clone() {
-                        seen[row * weights.num_blocks() + block] += 1;
-                    }
-                }
-            }
-            assert_eq!(seen, vec![1; seen.len()], "{plan:?}");
-        }
-    }
-
-    #[test]
-    fn wide_weights_are_shared_and_small_ones_are_not() {
-        let units = |rows, columns, depth| {
-            let weights =
-                PackedLinear::pack(&vec![0.0; columns * depth], columns, depth, None).unwrap();
-            Plan::new(rows, &weights, 2).num_units()
-        };
-        assert_eq!(units(1, 64, 64), 1);
-        assert!(units(1, 1536, 576) >= 6);
-        assert!(units(192, 64, 576) >= 2);
-    }
+    x: &[f32],
+    out: &[f32],
+) -> Result<(), KernelError> {
+    let (inputs, outputs) = (product(rows, depth)?, product(rows, columns)?);
+    check_length("x", inputs, x.len())?;
+    check_length("out", outputs, out.len())
 }

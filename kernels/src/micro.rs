@@ -1,8 +1,9 @@
-//! The one loop in which the sums of a linear layer are made, compiled once per instruction set.
+//! The loops in which the sums of a linear layer are made, compiled once per instruction set.
 //!
-//! Each output element is one fp32 accumulator, summed over k in ascending order by fused multiply-adds. Vectors lie
-//! across output columns and never across k, so their width cannot change a bit; neither can the number of rows that a
-//! tile holds, since rows share nothing but the weights that they read.
+//! Each output element is one fp32 accumulator, summed over k in ascending order by fused multiply-adds (bf16: pair by
+//! pair, the odd element before the even one). Vectors lie across output columns and never across k, so their width
+//! cannot change a bit; neither can the number of rows that a tile holds, since rows share nothing but the weights that
+//! they read.
 
 #![allow(
     clippy::inline_always,
@@ -10,34 +11,51 @@
 )]
 
 use crate::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::vector::{Avx2, Avx512, Avx512Bf16};
+use crate::vector::{LANES, Portable, Simd};
 
 /// Columns of a weight block.
 pub(crate) const COLUMNS: usize = 32;
 /// The most rows that any path sums at once.
 pub(crate) const MAX_TILE_ROWS: usize = 12;
 
-/// 32 columns at one k: the unit of the packed layout, two cache lines.
+/// 32 columns of a weight at one step: fp32 at one k, or bf16 pairs at two. Two cache lines.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Words(pub(crate) [u32; COLUMNS]);
+
+/// 32 columns of an output row.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Lanes(pub(crate) [f32; COLUMNS]);
 
-impl Lanes {
-    pub(crate) const ZERO: Self = Self([0.0; COLUMNS]);
-}
-
 /// Sums of one tile, a row each.
 pub(crate) type TileSums = [Lanes; MAX_TILE_ROWS];
 
-/// Sums rows of `x` (each `block.len()` long, one after the other) with one weight block, into the first rows of `sums`.
+pub(crate) const NO_SUMS: TileSums = [Lanes([0.0; COLUMNS]); MAX_TILE_ROWS];
+
+/// Sums rows of `x` with one weight block, into the first rows of `sums`. Row r begins at `x[r * stride]`.
 ///
 /// # Safety
 /// The machine must have the instruction set that the function was compiled for.
-pub(crate) type TileFn = unsafe fn(x: &[f32], block: &[Lanes], sums: &mut TileSums);
+pub(crate) type TileFn = unsafe fn(x: &[u32], stride: usize, block: &[Words], sums: &mut TileSums);
 
-/// The functions of one instruction set: `tiles[r - 1]` sums `r` rows.
+/// How a path wants the activations of bf16 layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bf16Input {
+    /// Pairs, one word each: an instruction multiplies pairs.
+    Pairs,
+    /// Rounded to bf16, but as float32.
+    Widened,
+}
+
+/// The functions of one instruction set: `f32[r - 1]` and `bf16[r - 1]` sum `r` rows.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) tiles: &'static [TileFn],
+    pub(crate) f32: &'static [TileFn],
+    pub(crate) bf16: &'static [TileFn],
+    pub(crate) bf16_input: Bf16Input,
 }
 
 /// The functions of an instruction set. Calling them is sound only where the machine has it.
@@ -48,20 +66,23 @@ pub(crate) const fn table(isa: Isa) -> &'static Table {
         Isa::Avx2 => &AVX2,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => &AVX512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => &AVX512_BF16,
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => &PORTABLE,
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => &PORTABLE,
     }
 }
 
-/// How far ahead weights are asked for, in [`Lanes`]: 1.5 KiB. The next block lies behind this one, so the end is no end.
-const PREFETCH_LANES: usize = 12;
+/// How far ahead weights are asked for, in [`Words`]: 3 KiB, which eight rows take as long to sum as memory takes to
+/// answer. The next block lies behind this one, so the end is no end.
+const PREFETCH: usize = 24;
 
 #[inline(always)]
-fn prefetch(lanes: *const Lanes) {
+fn prefetch(words: *const Words) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let line = lanes.cast::<i8>();
+        let line = words.wrapping_add(PREFETCH).cast::<i8>();
         // SAFETY: a prefetch is a hint; it reads nothing that the program can see and takes any address.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(line);
@@ -69,111 +90,277 @@ fn prefetch(lanes: *const Lanes) {
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = lanes;
+    let _ = words;
 }
 
-/// `acc[c] = x * weights[c] + acc[c]`, each rounded once.
-#[inline(always)]
-fn multiply_add<const WIDTH: usize>(acc: &mut [f32; WIDTH], x: f32, weights: &[f32; WIDTH]) {
-    for (acc, weight) in acc.iter_mut().zip(weights) {
-        *acc = x.mul_add(*weight, *acc);
-    }
+/// What one step of a layout does with the registers of a tile.
+trait Step<S: Simd> {
+    /// Words of an activation row that a step takes.
+    const WORDS: usize;
+
+    /// Adds one step of `ROWS` rows to `acc`. `x` points at the first row's words, `weights` at the first column's.
+    ///
+    /// # Safety
+    /// The machine has the instruction set, `x` is good for `WORDS` words at each multiple of `stride` below
+    /// `ROWS * stride`, and `weights` for `VECTORS * LANES` words.
+    unsafe fn add<const ROWS: usize, const VECTORS: usize>(
+        acc: &mut [[S::F; VECTORS]; ROWS],
+        x: *const u32,
+        stride: usize,
+        weights: *const u32,
+    );
 }
 
-/// The loop: `ROWS` rows, `WIDTH` columns of the block from `FIRST` on.
-///
-/// Its shape (accumulators in one array, rows folded over) is what the compiler turns into registers only.
-#[inline(always)]
-fn sum_columns<const ROWS: usize, const WIDTH: usize, const FIRST: usize>(
-    x: &[f32],
-    block: &[Lanes],
-    sums: &mut TileSums,
-) {
-    let depth = block.len();
-    let x = &x[..ROWS * depth];
-    let mut acc = [[0.0_f32; WIDTH]; ROWS];
-    for (k, lanes) in block.iter().enumerate() {
-        prefetch((&raw const *lanes).wrapping_add(PREFETCH_LANES));
-        let (_, columns) = lanes.0.split_at(FIRST);
-        let Some(weights) = columns.first_chunk::<WIDTH>() else {
-            return;
-        };
-        for (row, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: `row < ROWS` and `k < depth`, and `x` was cut to `ROWS * depth` above.
-            let x = unsafe { *x.get_unchecked(row * depth + k) };
-            multiply_add(acc, x, weights);
+/// fp32 weights: one k.
+struct F32Step;
+
+impl<S: Simd> Step<S> for F32Step {
+    const WORDS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn add<const ROWS: usize, const VECTORS: usize>(
+        acc: &mut [[S::F; VECTORS]; ROWS],
+        x: *const u32,
+        stride: usize,
+        weights: *const u32,
+    ) {
+        // SAFETY: the caller vouches for the pointers and for the instructions.
+        unsafe {
+            let mut w = [S::splat(0.0); VECTORS];
+            for (v, w) in w.iter_mut().enumerate() {
+                *w = S::load(weights.add(v * LANES).cast());
+            }
+            for (row, acc) in acc.iter_mut().enumerate() {
+                let x = S::splat(*x.add(row * stride).cast());
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = S::fma(x, w, *acc);
+                }
+            }
         }
     }
-    for (sum, acc) in sums.iter_mut().zip(&acc) {
-        sum.0[FIRST..FIRST + WIDTH].copy_from_slice(acc);
+}
+
+/// bf16 weights and widened activations: two k, the odd one first.
+struct WidenedStep;
+
+impl<S: Simd> Step<S> for WidenedStep {
+    const WORDS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn add<const ROWS: usize, const VECTORS: usize>(
+        acc: &mut [[S::F; VECTORS]; ROWS],
+        x: *const u32,
+        stride: usize,
+        weights: *const u32,
+    ) {
+        // SAFETY: the caller vouches for the pointers and for the instructions.
+        unsafe {
+            let mut even = [S::splat(0.0); VECTORS];
+            let mut odd = even;
+            for v in 0..VECTORS {
+                let pairs = S::load_pairs(weights.add(v * LANES));
+                even[v] = S::even(pairs);
+                odd[v] = S::odd(pairs);
+            }
+            for (row, acc) in acc.iter_mut().enumerate() {
+                let x = x.add(row * stride).cast::<f32>();
+                let x_odd = S::splat(*x.add(1));
+                for (acc, w) in acc.iter_mut().zip(odd) {
+                    *acc = S::fma(x_odd, w, *acc);
+                }
+                let x_even = S::splat(*x);
+                for (acc, w) in acc.iter_mut().zip(even) {
+                    *acc = S::fma(x_even, w, *acc);
+                }
+            }
+        }
+    }
+}
+
+/// bf16 weights and pairs of activations, for an instruction that multiplies pairs.
+struct PairStep;
+
+impl<S: Simd> Step<S> for PairStep {
+    const WORDS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn add<const ROWS: usize, const VECTORS: usize>(
+        acc: &mut [[S::F; VECTORS]; ROWS],
+        x: *const u32,
+        stride: usize,
+        weights: *const u32,
+    ) {
+        // SAFETY: the caller vouches for the pointers and for the instructions.
+        unsafe {
+            let mut w = [S::splat_pair(0); VECTORS];
+            for (v, w) in w.iter_mut().enumerate() {
+                *w = S::load_pairs(weights.add(v * LANES));
+            }
+            for (row, acc) in acc.iter_mut().enumerate() {
+                let x = S::splat_pair(*x.add(row * stride));
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = S::dot_pairs(*acc, x, w);
+                }
+            }
+        }
+    }
+}
+
+/// The loop: `ROWS` rows and `VECTORS` vectors of columns from column `first` on.
+///
+/// # Safety
+/// The machine has the instruction set.
+///
+/// # Panics
+/// If `x` is shorter than the rows.
+#[inline(always)]
+unsafe fn sum_columns<S: Simd, T: Step<S>, const ROWS: usize, const VECTORS: usize>(
+    x: &[u32],
+    stride: usize,
+    block: &[Words],
+    first: usize,
+    sums: &mut TileSums,
+) {
+    assert!(x.len() >= (ROWS - 1) * stride + block.len() * T::WORDS);
+    assert!(first + VECTORS * LANES <= COLUMNS);
+    // SAFETY: the two checks above bound every access; the caller vouches for the instructions.
+    unsafe {
+        let mut acc = [[S::splat(0.0); VECTORS]; ROWS];
+        let mut x = x.as_ptr();
+        for words in block {
+            prefetch(words);
+            T::add::<ROWS, VECTORS>(&mut acc, x, stride, words.0.as_ptr().add(first));
+            x = x.wrapping_add(T::WORDS);
+        }
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            for (v, acc) in acc.into_iter().enumerate() {
+                S::store(sum.0.as_mut_ptr().add(first + v * LANES), acc);
+            }
+        }
     }
 }
 
 /// All 32 columns in one pass over the block.
 #[inline(always)]
-fn whole<const ROWS: usize>(x: &[f32], block: &[Lanes], sums: &mut TileSums) {
-    sum_columns::<ROWS, 32, 0>(x, block, sums);
+unsafe fn whole<S: Simd, T: Step<S>, const ROWS: usize>(
+    x: &[u32],
+    stride: usize,
+    block: &[Words],
+    sums: &mut TileSums,
+) {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { sum_columns::<S, T, ROWS, 2>(x, stride, block, 0, sums) };
 }
 
 /// Half the columns at a time, for machines with 16 registers. The second pass finds the block in the cache.
 #[inline(always)]
-fn halves<const ROWS: usize>(x: &[f32], block: &[Lanes], sums: &mut TileSums) {
-    sum_columns::<ROWS, 16, 0>(x, block, sums);
-    sum_columns::<ROWS, 16, 16>(x, block, sums);
+unsafe fn halves<S: Simd, T: Step<S>, const ROWS: usize>(
+    x: &[u32],
+    stride: usize,
+    block: &[Words],
+    sums: &mut TileSums,
+) {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        sum_columns::<S, T, ROWS, 1>(x, stride, block, 0, sums);
+        sum_columns::<S, T, ROWS, 1>(x, stride, block, LANES, sums);
+    }
 }
 
-fn portable<const ROWS: usize>(x: &[f32], block: &[Lanes], sums: &mut TileSums) {
-    halves::<ROWS>(x, block, sums);
+/// Defines a function of one tile height for an instruction set.
+macro_rules! tile {
+    ($name:ident, $shape:ident, $simd:ty, $step:ty $(, $features:literal)?) => {
+        $(#[cfg(target_arch = "x86_64")] #[target_feature(enable = $features)])?
+        unsafe fn $name<const ROWS: usize>(
+            x: &[u32],
+            stride: usize,
+            block: &[Words],
+            sums: &mut TileSums,
+        ) {
+            // SAFETY: the caller vouches for the instructions.
+            unsafe { $shape::<$simd, $step, ROWS>(x, stride, block, sums) };
+        }
+    };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2_whole<const ROWS: usize>(x: &[f32], block: &[Lanes], sums: &mut TileSums) {
-    whole::<ROWS>(x, block, sums);
+/// The functions for 1 to that many rows.
+macro_rules! heights {
+    ($name:ident: $($rows:literal)*) => { &[$($name::<$rows>),*] };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2_halves<const ROWS: usize>(x: &[f32], block: &[Lanes], sums: &mut TileSums) {
-    halves::<ROWS>(x, block, sums);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512<const ROWS: usize>(x: &[f32], block: &[Lanes], sums: &mut TileSums) {
-    whole::<ROWS>(x, block, sums);
-}
+tile!(portable_f32, halves, Portable, F32Step);
+tile!(portable_bf16, halves, Portable, WidenedStep);
 
 static PORTABLE: Table = Table {
-    tiles: &[portable::<1>, portable::<2>, portable::<3>, portable::<4>],
+    f32: heights!(portable_f32: 1 2 3 4),
+    bf16: heights!(portable_bf16: 1 2 3 4),
+    bf16_input: Bf16Input::Widened,
 };
 
 #[cfg(target_arch = "x86_64")]
-static AVX2: Table = Table {
-    tiles: &[
-        avx2_whole::<1>,
-        avx2_whole::<2>,
-        avx2_halves::<3>,
-        avx2_halves::<4>,
-        avx2_halves::<5>,
-        avx2_halves::<6>,
-    ],
-};
+mod x86 {
+    use super::{
+        Avx2, Avx512, Avx512Bf16, Bf16Input, F32Step, PairStep, Table, TileSums, WidenedStep,
+        Words, halves, whole,
+    };
 
+    tile!(avx2_f32_whole, whole, Avx2, F32Step, "avx2,fma,f16c");
+    tile!(avx2_f32, halves, Avx2, F32Step, "avx2,fma,f16c");
+    tile!(avx2_bf16_whole, whole, Avx2, WidenedStep, "avx2,fma,f16c");
+    tile!(avx2_bf16, halves, Avx2, WidenedStep, "avx2,fma,f16c");
+    tile!(
+        avx512_f32,
+        whole,
+        Avx512,
+        F32Step,
+        "avx512f,avx512bw,avx512dq,avx512vl"
+    );
+    tile!(
+        avx512_bf16,
+        whole,
+        Avx512,
+        WidenedStep,
+        "avx512f,avx512bw,avx512dq,avx512vl"
+    );
+    tile!(
+        pairs_bf16,
+        whole,
+        Avx512Bf16,
+        PairStep,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+    );
+
+    pub(super) static AVX2: Table = Table {
+        f32: &[
+            avx2_f32_whole::<1>,
+            avx2_f32_whole::<2>,
+            avx2_f32::<3>,
+            avx2_f32::<4>,
+            avx2_f32::<5>,
+            avx2_f32::<6>,
+        ],
+        bf16: &[
+            avx2_bf16_whole::<1>,
+            avx2_bf16_whole::<2>,
+            avx2_bf16::<3>,
+            avx2_bf16::<4>,
+            avx2_bf16::<5>,
+            avx2_bf16::<6>,
+        ],
+        bf16_input: Bf16Input::Widened,
+    };
+
+    pub(super) static AVX512: Table = Table {
+        f32: heights!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
+        bf16: heights!(avx512_bf16: 1 2 3 4 5 6 7 8 9 10 11 12),
+        bf16_input: Bf16Input::Widened,
+    };
+
+    pub(super) static AVX512_BF16: Table = Table {
+        f32: heights!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
+        bf16: heights!(pairs_bf16: 1 2 3 4 5 6 7 8 9 10 11 12),
+        bf16_input: Bf16Input::Pairs,
+    };
+}
 #[cfg(target_arch = "x86_64")]
-static AVX512: Table = Table {
-    tiles: &[
-        avx512::<1>,
-        avx512::<2>,
-        avx512::<3>,
-        avx512::<4>,
-        avx512::<5>,
-        avx512::<6>,
-        avx512::<7>,
-        avx512::<8>,
-        avx512::<9>,
-        avx512::<10>,
-        avx512::<11>,
-        avx512::<12>,
-    ],
-};
+use x86::{AVX2, AVX512, AVX512_BF16};

@@ -6,4 +6,11 @@
     reason = "helpers of tests: a failure here is a failed test"
 )]
 
+mod attention;
+mod kv;
 mod linear;
+mod linear_doors;
+mod linear_fused;
+mod norm;
+mod rope;
+mod sample;

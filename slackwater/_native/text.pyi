@@ -7,16 +7,16 @@ __all__ = ["Detokenizer", "StopMatcher"]
 
 @final
 class Detokenizer:
-    """Turns one stream of tokens into text that never holds half a character. Special tokens are left out."""
+    """Turns one stream of tokens into text that never holds half a character."""
 
     def __new__(cls, tokenizer_json: str) -> Self:
-        """A stream's start, for the tokeniser whose `tokenizer.json` has this text.
+        """A stream's start, for the tokeniser whose `tokenizer.json` has this text. Special tokens are left out.
 
         Raises:
             ValueError: the text is no tokeniser.
         """
 
-    def fresh(self) -> Detokenizer:
+    def fresh(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """Another stream's start, with the same tokeniser and without reading it again."""
 
     def push(self, ids: Sequence[int]) -> str:
@@ -37,8 +37,8 @@ class Detokenizer:
 class StopMatcher:
     """Looks for stop strings in text that comes in pieces. The match that is complete first wins."""
 
-    def __new__(cls, stops: Sequence[str]) -> Self:
-        """A matcher for these strings; with none, all text passes.
+    def __new__(cls, stops: Sequence[str], *, include_stop: bool = False) -> Self:
+        """A matcher for these strings; with none, all text passes. `include_stop`: the stop string is text too.
 
         Raises:
             ValueError: one of them is empty.
