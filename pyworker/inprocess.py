@@ -17,12 +17,13 @@ from pyworker.engine.outputs import FinishReason
 from pyworker.engine.request import Request
 from pyworker.engine.validation import check_request
 from pyworker.errors import SlackwaterError
+from pyworker.transport.limits import check_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyworker.engine.interface import Engine, EngineStats
-    from pyworker.engine.outputs import RequestOutput, StepOutputs
+    from pyworker.engine.outputs import RequestOutput, StepOutputs, TokenLogprobs
     from pyworker.engine.request import SamplingParams
     from pyworker.texts import TextSide
     from slackwater._native.text import Detokenizer, StopMatcher
@@ -45,6 +46,7 @@ class Driver:
         self._engine = engine
         self._host = _Host()
         known = engine.attach(self._host)
+        self._capabilities = known
         self._limits = EngineConfig(
             num_blocks=known.num_blocks,
             max_model_len=known.max_model_len,
@@ -65,6 +67,7 @@ class Driver:
         self._require_open()
         for answer in answers:
             check_request(answer.request(), self._limits)
+            check_features(answer.params, self._capabilities)
 
     def complete(self, answers: Sequence[Answer]) -> None:
         """Run these requests to their ends, in one batch with whatever else runs.
@@ -212,13 +215,20 @@ class _Host(EngineHost):
 
 @dataclass(eq=False, slots=True)
 class Answer:
-    """One request on its way to text. A seed is drawn where none was given."""
+    """One request on its way to text. A seed is drawn where none was given.
+
+    The choices of one prompt share `group` and the seed, and differ in `choice_index`.
+    """
 
     prompt: list[int]
     params: SamplingParams
     texts: TextSide
+    choice_index: int = 0
+    group: str | None = None
     request_id: str = field(default_factory=lambda: secrets.token_hex(16))
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
     failure: GenerationFailed | None = None
@@ -229,18 +239,30 @@ class Answer:
     _stops: StopMatcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self._detokenizer, self._stops = self.texts.stream(self.params.stop)
+        self._detokenizer, self._stops = self.texts.stream(self.params)
         if self.params.seed is None:
             self.params = replace(self.params, seed=secrets.randbits(64))
 
     def request(self) -> Request:
         """The request for the engine."""
-        return Request(self.request_id, 0, list(self.prompt), replace(self.params, stop=()), credit_up_to=_UNLIMITED)
+        return Request(
+            self.request_id,
+            0,
+            list(self.prompt),
+            replace(self.params, stop=()),
+            choice_index=self.choice_index,
+            group=self.group,
+            credit_up_to=_UNLIMITED,
+        )
 
     def take(self, output: RequestOutput) -> None:
         """Add a step's tokens, up to a stop string."""
-        for token in output.token_ids:
+        self.prompt_logprobs += output.prompt_logprobs
+        for at, token in enumerate(output.token_ids):
             self.token_ids.append(token)
+            self.logprobs += output.logprobs[at : at + 1]
+            if self._is_hidden(token, output.finish, at + 1 == len(output.token_ids)):
+                break
             piece, stopped = self._detokenizer.push([token]), False
             if len(self.token_ids) > self.params.min_tokens:
                 piece, stopped = self._stops.push(piece)
@@ -252,6 +274,17 @@ class Answer:
             self.failure = GenerationFailed(output.error_code or "internal", output.error_message)
         if output.finish is not None:
             self._end(output.finish)
+
+    @property
+    def mean_logprob(self) -> float:
+        """By which the best of several choices are found; needs logprobs."""
+        return sum(each.logprob for each in self.logprobs) / max(1, len(self.logprobs))
+
+    def _is_hidden(self, token: int, finish: FinishReason | None, is_last: bool) -> bool:
+        """Whether the token has no text because it is the one that ended it."""
+        if not is_last or finish is not FinishReason.STOP or self.params.include_stop_str_in_output:
+            return False
+        return token in self.params.stop_token_ids or (token in self.texts.eos_ids and not self.params.ignore_eos)
 
     def take_text(self) -> str:
         """Text that has not been taken yet.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pyworker.engine.request import SamplingParams
     from slackwater._native.text import Detokenizer, StopMatcher
 
 
@@ -45,6 +46,8 @@ class TextSide:
         except TemplateError as error:
             raise ModelLoadError(str(folder), f"the chat template cannot be read: {error}") from error
         self._special_tokens = _special_tokens(folder)
+        self.eos_ids = _eos_ids(folder)
+        """The model's end tokens."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain prompt, with the special tokens that the model puts around it."""
@@ -66,11 +69,31 @@ class TextSide:
             raise InvalidRequest("invalid_request", str(error), param="messages") from error
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def stream(self, stops: Sequence[str]) -> tuple[Detokenizer, StopMatcher]:
+    def encode_part(self, text: str) -> list[int]:
+        """Token ids of a text by itself, without special tokens around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def token_text(self, token: int) -> str:
+        """What one token is by itself; the part of a character is U+FFFD."""
+        return self._tokenizer.decode([token], skip_special_tokens=False)
+
+    def stream(self, params: SamplingParams) -> tuple[Detokenizer, StopMatcher]:
         """What turns one request's tokens into text."""
         from slackwater._native.text import StopMatcher
 
-        return self._detokenizer.fresh(), StopMatcher(list(stops))
+        special = {} if params.skip_special_tokens else {"skip_special_tokens": False}
+        shown = {"include_stop": True} if params.include_stop_str_in_output else {}
+        return self._detokenizer.fresh(**special), StopMatcher(list(params.stop), **shown)
+
+
+def _eos_ids(folder: Path) -> frozenset[int]:
+    """Of `generation_config.json`, else of `config.json`; one number or a list of them."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        if found is not None:
+            return frozenset([found] if isinstance(found, int) else found)
+    return frozenset()
 
 
 def _special_tokens(folder: Path) -> dict[str, str]:

@@ -7,12 +7,12 @@ engine is at, so that only that one is heard.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyworker.engine.outputs import StepOutputs, cancelled_output
 from pyworker.engine.request import Request
 from pyworker.errors import InvalidRequest
-from pyworker.transport.convert import to_step_outputs, to_worker_stats
+from pyworker.transport.convert import to_blocks, to_step_outputs, to_worker_stats
 from pyworker.transport.mailbox import Outgoing
 from pyworker.wire import messages as wire
 from pyworker.wire.frame import encode
@@ -21,10 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyworker.engine.interface import Engine
-    from pyworker.engine.outputs import RequestOutput
+    from pyworker.engine.outputs import KVEvents, RequestOutput
     from pyworker.transport.link import Waker
     from pyworker.transport.mailbox import Batch, CancelOrder, Outbox
     from pyworker.wire.frame import Parts
+
+
+@runtime_checkable
+class TellsBlocks(Protocol):
+    """An engine that can be asked what its prefix cache holds."""
+
+    def ask_blocks(self) -> None:
+        """Have all of it sent with the next step, as `kv_events`."""
 
 
 @dataclass(slots=True)
@@ -68,6 +76,7 @@ class LinkHost:
         heard = [output for output in steps.outputs if self._hear(output)]
         if heard:
             self._say_outputs(heard, steps.step_micros)
+        self._say_blocks(steps.kv_events)
 
     def apply(self, batch: Batch) -> None:
         """Hand the engine what the router wants."""
@@ -82,6 +91,8 @@ class LinkHost:
             self.settle()
         for (request_id, attempt), up_to in batch.credits.items():
             self._grant(request_id, attempt, up_to)
+        if batch.ask_blocks and isinstance(self._engine, TellsBlocks):
+            self._engine.ask_blocks()
 
     def settle(self) -> bool:
         """Hand over the requests that waited for an older attempt to leave. False: there were none."""
@@ -162,9 +173,13 @@ class LinkHost:
             self._engine.cancel(request_id)
 
     def _say_outputs(self, outputs: Sequence[RequestOutput], step_micros: int) -> None:
-        body, ids = to_step_outputs(outputs, step_micros)
+        body, ids, floats = to_step_outputs(outputs, step_micros)
         ended = [(output.request_id, output.attempt) for output in outputs if output.finish is not None]
-        self._say(encode(body, ids), ended)
+        self._say(encode(body, ids, floats), ended)
+
+    def _say_blocks(self, events: KVEvents) -> None:
+        for body, words in to_blocks(events):
+            self._say(encode(body, words), [])
 
     def _say(self, parts: Parts, ended: list[tuple[str, int]]) -> None:
         self._outbox.put(Outgoing(self._generation, parts, ended))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pyworker.errors import InvalidRequest
 
@@ -10,6 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyworker.engine.interface import EngineCapabilities
+
+
+class _Asked(Protocol):
+    """The parameters of either side that not every engine knows."""
+
+    @property
+    def logprobs(self) -> int | None: ...
+
+    @property
+    def prompt_logprobs(self) -> int | None: ...
+
+    @property
+    def grammar(self) -> object | None: ...
 
 
 def check_ids(ids: Sequence[int], limits: EngineCapabilities) -> None:
@@ -30,3 +43,32 @@ def check_ids(ids: Sequence[int], limits: EngineCapabilities) -> None:
     if largest >= limits.vocab_size:
         text = f"token id {largest} is not in 0..{limits.vocab_size - 1}"
         raise InvalidRequest("invalid_request", text, param="prompt")
+
+
+def check_list_ids(ids: Sequence[int], limits: EngineCapabilities) -> None:
+    """Check the ids of the parameters' lists (stop, allowed, bad words, bias) against the vocabulary.
+
+    Raises:
+        InvalidRequest: no engine with this model would take it.
+    """
+    largest = max(ids, default=0)
+    if largest >= limits.vocab_size:
+        text = f"token id {largest} in a list of tokens is not in 0..{limits.vocab_size - 1}"
+        raise InvalidRequest("invalid_request", text)
+
+
+def check_features(params: _Asked, limits: EngineCapabilities) -> None:
+    """Check that the engine declares what is asked for: logprobs and grammars are optional features.
+
+    Raises:
+        InvalidRequest: the engine would have to leave something out.
+    """
+    asked = {
+        "logprobs": params.logprobs is not None,
+        "prompt_logprobs": params.prompt_logprobs is not None,
+        "grammar": params.grammar is not None,
+    }
+    features = {"prompt_logprobs": "logprobs"}
+    for param, wanted in asked.items():
+        if wanted and features.get(param, param) not in limits.features:
+            raise InvalidRequest("unsupported_parameter", f"this worker's engine has no {param}", param=param)

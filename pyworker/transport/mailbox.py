@@ -41,7 +41,8 @@ class Batch:
     """What the engine's thread has to do before its next step.
 
     `reset`: another link has begun, and all requests of earlier ones must go. `orders` are in the order of the link;
-    `credits` are the newest output positions by (request id, attempt), to be applied after them.
+    `credits` are the newest output positions by (request id, attempt), to be applied after them. `ask_blocks`: the
+    router wants to know what the prefix cache holds.
     """
 
     generation: int
@@ -49,6 +50,7 @@ class Batch:
     orders: list[Request | CancelOrder]
     credits: dict[tuple[str, int], int]
     stop: Stop
+    ask_blocks: bool = False
 
 
 class Inbox:
@@ -62,6 +64,7 @@ class Inbox:
         self._credits: dict[tuple[str, int], int] = {}
         self._generation = 0
         self._reset = False
+        self._asked = False
         self._stop = Stop.NO
         self._stop_is_news = False
         self._idle = False
@@ -103,6 +106,12 @@ class Inbox:
             self._credits[key] = max(up_to, self._credits.get(key, 0))
             self._changed.notify()
 
+    def put_ask(self) -> None:
+        """Hand over the question what the prefix cache holds; asked twice it is answered once."""
+        with self._changed:
+            self._asked = True
+            self._changed.notify()
+
     def reset(self, generation: int) -> None:
         """Another link begins, or none for now: all requests go."""
         with self._changed:
@@ -110,7 +119,7 @@ class Inbox:
             self._credits.clear()
             self._num_submits = 0
             self._generation = generation
-            self._reset = True
+            self._reset, self._asked = True, False
             self._changed.notify()
 
     def end(self, stop: Stop) -> None:
@@ -127,13 +136,13 @@ class Inbox:
                 self._idle = True
                 self._changed.wait(timeout)
             self._idle = False
-            batch = Batch(self._generation, self._reset, self._orders, self._credits, self._stop)
+            batch = Batch(self._generation, self._reset, self._orders, self._credits, self._stop, self._asked)
             self._orders, self._credits, self._num_submits = [], {}, 0
-            self._reset = self._stop_is_news = False
+            self._reset = self._stop_is_news = self._asked = False
             return batch
 
     def _pending(self) -> bool:
-        return bool(self._orders or self._credits or self._reset or self._stop_is_news)
+        return bool(self._orders or self._credits or self._reset or self._asked or self._stop_is_news)
 
 
 @dataclass(frozen=True, slots=True)

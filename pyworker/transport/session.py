@@ -13,8 +13,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pyworker.errors import InvalidRequest
-from pyworker.transport.convert import to_ready, to_request
-from pyworker.transport.limits import check_ids
+from pyworker.transport.convert import split_ids, to_ready, to_request
+from pyworker.transport.limits import check_features, check_ids, check_list_ids
 from pyworker.wire import messages as wire
 from pyworker.wire.frame import WireError, decode, encode, seq_of, stamp
 
@@ -179,17 +179,19 @@ class Session:
             case wire.RouterHeartbeat():
                 return
             case wire.Submit():
-                self._submit(body, message.ids, now)
+                self._submit(body, message, now)
             case wire.Credit():
                 if self._in_flight.get(body.request_id) == body.attempt:
                     self._inbox.put_credit(body.request_id, body.attempt, body.up_to)
+            case wire.AskBlocks():
+                self._inbox.put_ask()
             case wire.Cancel():
                 if not self._inbox.put_cancel(body.request_id, body.attempt):
                     raise LinkEnded(EndReason.VIOLATION, "a flood of Cancel")
             case _:
                 raise LinkEnded(EndReason.VIOLATION, f"{type(body).__name__} is not for a worker")
 
-    def _submit(self, submit: wire.Submit, ids: Sequence[int], now: float) -> None:
+    def _submit(self, submit: wire.Submit, message: Message, now: float) -> None:
         request_id, attempt = submit.request_id, submit.attempt
         known = self._attempts.get(request_id, -1)
         if attempt == known:
@@ -197,8 +199,10 @@ class Session:
         if attempt < known:
             return
         self._remember(request_id, attempt)
-        refused = self._refusal(submit, ids)
-        if refused is None and not self._inbox.put_submit(to_request(submit, ids, int(now * 1e6))):
+        refused = self._refusal(submit, message.ids)
+        if refused is None and not self._inbox.put_submit(
+            to_request(submit, message.ids, message.floats, int(now * 1e6))
+        ):
             refused = self._no_room(submit, "queue_full", "the worker's inbox is full")
         if refused is None:
             self._in_flight[request_id] = attempt
@@ -212,7 +216,10 @@ class Session:
 
     def _refusal(self, submit: wire.Submit, ids: Sequence[int]) -> wire.Refused | None:
         try:
-            check_ids(ids, self._capabilities)
+            known, lists = split_ids(submit, ids)
+            check_ids(known, self._capabilities)
+            check_list_ids(lists, self._capabilities)
+            check_features(submit.params, self._capabilities)
         except InvalidRequest as error:
             return wire.Refused(
                 seq=0,

@@ -10,15 +10,20 @@ import math
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import orjson
 
 from pyworker.errors import SlackwaterError
+from pyworker.wire.extents import Fault, check_blocks, check_step, check_submit
 from pyworker.wire.messages import (
     KINDS,
     Accepted,
+    AskBlocks,
+    BlocksCleared,
+    BlocksRemoved,
+    BlocksStored,
     Bye,
     Cancel,
     Credit,
@@ -27,7 +32,6 @@ from pyworker.wire.messages import (
     Ready,
     Refused,
     RouterHeartbeat,
-    SamplingParams,
     StepOutputs,
     Submit,
     Welcome,
@@ -56,6 +60,10 @@ Body = (
     | RouterHeartbeat
     | WorkerStats
     | Bye
+    | AskBlocks
+    | BlocksStored
+    | BlocksRemoved
+    | BlocksCleared
 )
 Parts = tuple[bytes, bytes, bytes, bytes]
 
@@ -73,15 +81,19 @@ _CLASSES: Final[tuple[type[Body], ...]] = (
     RouterHeartbeat,
     WorkerStats,
     Bye,
+    AskBlocks,
+    BlocksStored,
+    BlocksRemoved,
+    BlocksCleared,
 )
+_WITH_IDS: Final = (Submit, StepOutputs, BlocksStored, BlocksRemoved)
+_WITH_FLOATS: Final = (Submit, StepOutputs)
 _BY_BYTE: Final[dict[int, type[Body]]] = {KINDS[kind.__name__]: kind for kind in _CLASSES}
 for _class in _CLASSES:
     # msgspec evaluates annotations at the first use of a class; a worker that serves evaluates nothing any more.
     msgspec.json.Decoder(_class)
 _PARTS: Final = 4
 _PREVIEW_BYTES: Final = 64
-_F32_LIMIT: Final = float.fromhex("0x1.ffffffp127")
-"""From here on a number rounds to an infinite f32."""
 _ID_DIGITS: Final = 32
 _SEQ_ZERO: Final = b'{"seq":0'
 
@@ -114,31 +126,32 @@ class WireError(SlackwaterError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A body with its token ids: of `Submit` prompt, then output history; of `StepOutputs` the sampled tokens."""
+    """A body with its array parts; the classes say what they hold."""
 
     body: Body
     ids: Sequence[int] = ()
+    floats: Sequence[float] = ()
 
 
-def encode(body: Body, ids: Sequence[int] = ()) -> Parts:
+def encode(body: Body, ids: Sequence[int] = (), floats: Sequence[float] = ()) -> Parts:
     """The parts of a message.
 
     Raises:
-        WireError: a number that must be finite is not (JSON would turn it into `null`), or ids and counts disagree.
+        WireError: a number that must be finite is not (JSON would turn it into `null`), or parts and counts disagree.
     """
     kind = type(body).__name__
-    _check(kind, body, ids)
-    if ids and not isinstance(body, (Submit, StepOutputs)):
+    _check(kind, body, ids, floats)
+    if ids and not isinstance(body, _WITH_IDS):
         raise _extent(kind, "(none)", "ids", 0, len(ids))
-    try:
-        packed = struct.pack(f"<{len(ids)}I", *ids)
-    except struct.error as error:
-        raise WireError(WireFault.OUT_OF_RANGE, f"ids: {error}", kind=kind, field="ids") from error
+    if floats and not isinstance(body, _WITH_FLOATS):
+        raise _extent(kind, "(none)", "floats", 0, len(floats))
+    packed = _pack(kind, "ids", f"<{len(ids)}I", ids)
+    numbers = _pack(kind, "floats", f"<{len(floats)}f", floats)
     try:
         text = orjson.dumps(msgspec.to_builtins(body))
     except (orjson.JSONEncodeError, msgspec.ValidationError) as error:
         raise WireError(WireFault.BODY, str(error), kind=kind) from error
-    return bytes((KINDS[kind],)), text, packed, b""
+    return bytes((KINDS[kind],)), text, packed, numbers
 
 
 def stamp(parts: Parts, seq: int) -> Parts:
@@ -164,7 +177,7 @@ def decode(parts: Sequence[bytes]) -> Message:
         if len(content) > MAX_FRAME_BYTES:
             what = f"part {part} is {len(content)} bytes, the limit is {MAX_FRAME_BYTES}"
             raise WireError(WireFault.PART_TOO_LARGE, what)
-    head, text, packed, floats = parts
+    head, text, packed, numbers = parts
     if len(head) != 1:
         raise WireError(WireFault.KIND_LENGTH, f"the kind frame is {len(head)} bytes, expected 1")
     wanted = _BY_BYTE.get(head[0])
@@ -172,15 +185,14 @@ def decode(parts: Sequence[bytes]) -> Message:
         raise WireError(WireFault.UNKNOWN_KIND, f"unknown message kind {head[0]}")
     kind = wanted.__name__
     body = _parse(kind, wanted, text)
-    ids: Sequence[int] = ()
-    if wanted in (Submit, StepOutputs):
-        ids = _unpack(kind, packed)
-    elif packed:
+    if packed and wanted not in _WITH_IDS:
         raise _extent(kind, "(none)", "ids", 0, len(packed) // 4)
-    if floats:
-        raise _extent(kind, "(none)", "floats", 0, len(floats) // 4)
-    _check(kind, body, ids)
-    return Message(body, ids)
+    if numbers and wanted not in _WITH_FLOATS:
+        raise _extent(kind, "(none)", "floats", 0, len(numbers) // 4)
+    ids: list[int] = _unpack(kind, "ids", "I", packed)
+    floats: list[float] = _unpack(kind, "floats", "f", numbers)
+    _check(kind, body, ids, floats)
+    return Message(body, ids, floats)
 
 
 def seq_of(body: Body) -> int | None:
@@ -197,47 +209,50 @@ def _parse(kind: str, wanted: type[Body], text: bytes) -> Body:
     return body
 
 
-def _unpack(kind: str, packed: bytes) -> list[int]:
+def _pack(kind: str, part: str, layout: str, values: Sequence[float]) -> bytes:
+    if not values:
+        return b""
+    try:
+        return struct.pack(layout, *values)
+    except (struct.error, OverflowError) as error:
+        raise WireError(WireFault.OUT_OF_RANGE, f"{part}: {error}", kind=kind, field=part) from error
+
+
+def _unpack(kind: str, part: str, code: str, packed: bytes) -> list[Any]:
     if len(packed) % 4:
-        what = f"the ids part is {len(packed)} bytes, not a multiple of 4"
-        raise WireError(WireFault.MISALIGNED, what, kind=kind, field="ids")
-    return list(struct.unpack(f"<{len(packed) // 4}I", packed))
+        what = f"the {part} part is {len(packed)} bytes, not a multiple of 4"
+        raise WireError(WireFault.MISALIGNED, what, kind=kind, field=part)
+    return list(struct.unpack(f"<{len(packed) // 4}{code}", packed))
 
 
-def _check(kind: str, body: Body, ids: Sequence[int]) -> None:
+def _check(kind: str, body: Body, ids: Sequence[int], floats: Sequence[float]) -> None:
     """What the classes cannot say, checked on both ways."""
     for request_id in _request_ids(body):
         # The class's pattern lets a line break follow the last digit.
         if len(request_id) != _ID_DIGITS:
             raise WireError(WireFault.BODY, "an id must be 32 lower-case hex digits", kind=kind, field="request_id")
+    fault: Fault | None = None
     if isinstance(body, Submit):
-        _check_params(body.params)
-        # At least one prompt token must be left once the history is taken off the end.
-        if body.num_output_tokens >= len(ids):
-            raise _extent(kind, "num_output_tokens", "ids", body.num_output_tokens + 1, len(ids))
+        fault = check_submit(body, ids, floats)
     elif isinstance(body, StepOutputs):
-        wanted = sum(output.num_tokens for output in body.outputs)
-        if wanted != len(ids):
-            raise _extent(kind, "num_tokens", "ids", wanted, len(ids))
+        fault = check_step(body, ids, floats)
+    elif isinstance(body, (BlocksStored, BlocksRemoved)):
+        fault = check_blocks(body, ids)
     elif isinstance(body, WorkerStats) and not all(math.isfinite(metric.value) for metric in body.metrics):
-        raise _out_of_range(kind, "metrics.value")
-
-
-def _check_params(params: SamplingParams) -> None:
-    if not 0.0 <= params.temperature < _F32_LIMIT:
-        raise _out_of_range("Submit", "temperature")
-    if not 0.0 < params.top_p <= 1.0:
-        raise _out_of_range("Submit", "top_p")
-    if params.max_tokens == 0:
-        raise _out_of_range("Submit", "max_tokens")
-    if params.min_tokens > params.max_tokens:
-        raise _out_of_range("Submit", "min_tokens")
+        fault = Fault("metrics.value")
+    if fault is None:
+        return
+    if fault.part is None:
+        raise WireError(WireFault.OUT_OF_RANGE, f"{fault.field} is out of range", kind=kind, field=fault.field)
+    raise _extent(kind, fault.field, fault.part, fault.wanted, len(ids if fault.part == "ids" else floats))
 
 
 def _request_ids(body: Body) -> list[str]:
     if isinstance(body, StepOutputs):
         return [output.request_id for output in body.outputs]
-    if isinstance(body, (Submit, Accepted, Refused, Credit, Cancel)):
+    if isinstance(body, Submit):
+        return [body.request_id] if body.group is None else [body.request_id, body.group]
+    if isinstance(body, (Accepted, Refused, Credit, Cancel)):
         return [body.request_id]
     return []
 
@@ -245,7 +260,3 @@ def _request_ids(body: Body) -> list[str]:
 def _extent(kind: str, field: str, part: str, wanted: int, present: int) -> WireError:
     what = f"{field} says {wanted} elements, the {part} part has {present}"
     return WireError(WireFault.EXTENT, what, kind=kind, field=field)
-
-
-def _out_of_range(kind: str, field: str) -> WireError:
-    return WireError(WireFault.OUT_OF_RANGE, f"{field} is out of range", kind=kind, field=field)

@@ -19,6 +19,48 @@ class Accepted(WireStruct):
     attempt: Annotated[int, Meta(description="The attempt that was taken.", ge=0, le=4294967295)]
 
 
+class AskBlocks(WireStruct):
+    """
+    Router to worker: say what the prefix cache holds, as `BlocksCleared` and then `BlocksStored`.
+    """
+
+    seq: Annotated[int, Meta(description="Position in this direction of the link.", ge=0)]
+
+
+BadWordLength: TypeAlias = Annotated[int, Meta(ge=0, le=4294967295)]
+
+
+class BlocksCleared(WireStruct):
+    """
+    Worker to router: the prefix cache is empty.
+    """
+
+    seq: Annotated[int, Meta(description="Position in this direction of the link.", ge=0)]
+
+
+class BlocksRemoved(WireStruct):
+    """
+    Worker to router: blocks that the prefix cache cannot find any more.
+
+    The ids part holds four words a block: salt and hash, each a u64 as its low and then its high half.
+    """
+
+    seq: Annotated[int, Meta(description="Position in this direction of the link.", ge=0)]
+    num_blocks: Annotated[int, Meta(description="How many.", ge=0, le=4294967295)]
+
+
+class BlocksStored(WireStruct):
+    """
+    Worker to router: blocks that the prefix cache can find from now on. Said after the `StepOutputs` that made it true.
+
+    The ids part holds six words a block: hash, hash of the block before it (the salt for a first one) and salt, each a
+    u64 as its low and then its high half.
+    """
+
+    seq: Annotated[int, Meta(description="Position in this direction of the link.", ge=0)]
+    num_blocks: Annotated[int, Meta(description="How many.", ge=0, le=4294967295)]
+
+
 class Bye(WireStruct):
     """
     Either way: the last message on a link. Never changes shape.
@@ -87,6 +129,28 @@ class Finish(StrEnum):
     error = "error"
 
 
+class Grammar(WireStruct):
+    """
+    What the output must match.
+    """
+
+    kind: Annotated[GrammarKind, Meta(description="How it is written.")]
+    text: Annotated[str, Meta(description="The grammar itself.")]
+
+
+class GrammarKind(StrEnum):
+    """
+    How a grammar is written.
+    """
+
+    json_schema = "json_schema"
+    json_object = "json_object"
+    regex = "regex"
+    choice = "choice"
+    lark = "lark"
+    structural_tag = "structural_tag"
+
+
 class Heartbeat(WireStruct):
     """
     Worker to router: alive, and how far the engine is.
@@ -147,6 +211,10 @@ class MetricName(StrEnum):
     prefix_cache_hits = "prefix_cache_hits"
     preemptions = "preemptions"
     memory_bytes = "memory_bytes"
+    parked_slices = "parked_slices"
+    parked_tokens_wasted = "parked_tokens_wasted"
+    draft_tokens = "draft_tokens"
+    accepted_draft_tokens = "accepted_draft_tokens"
 
 
 class Ready(WireStruct):
@@ -236,6 +304,10 @@ class RequestFailure(WireStruct):
 class RequestOutput(WireStruct):
     """
     One request's part of a step. No tokens and no end: a row that is still in prefill.
+
+    A position's logprobs are those of the raw distribution: of the token that stands there, and of the likeliest ones,
+    descending. Prompt positions are said in order, from the second on (nothing comes before the first), each once an
+    attempt, and all of them before or with the first token.
     """
 
     request_id: Annotated[str, Meta(description="The request.", pattern="^[0-9a-f]{32}$")]
@@ -251,7 +323,30 @@ class RequestOutput(WireStruct):
     num_tokens: Annotated[
         int,
         Meta(
-            description="Tokens of this request in the ids part, which holds all requests' tokens in the order of `outputs`.",
+            description="Tokens of this request in the ids part, which begins with all requests' tokens in the order of `outputs`.",
+            ge=0,
+            le=4294967295,
+        ),
+    ]
+    num_top_logprobs: (
+        Annotated[
+            int,
+            Meta(
+                description="Likeliest tokens beside each token here; none where no logprobs are given.",
+                ge=0,
+                le=4294967295,
+            ),
+        ]
+        | None
+    )
+    num_prompt_logprobs: Annotated[
+        int,
+        Meta(description="Prompt positions whose logprobs are here.", ge=0, le=4294967295),
+    ]
+    num_top_prompt_logprobs: Annotated[
+        int,
+        Meta(
+            description="Likeliest tokens beside each of these positions.",
             ge=0,
             le=4294967295,
         ),
@@ -278,7 +373,7 @@ class RouterHeartbeat(WireStruct):
 
 class SamplingParams(WireStruct):
     """
-    How the next token is chosen. Ranges: checked by the router at its door and again by the worker.
+    How the next token is chosen. Ranges: checked by the router at its door, by the codec, and again by the worker.
     """
 
     max_tokens: Annotated[
@@ -299,6 +394,26 @@ class SamplingParams(WireStruct):
     ]
     temperature: Annotated[float, Meta(description="0 is greedy.")]
     top_p: Annotated[float, Meta(description="Nucleus, in (0, 1].")]
+    top_k: Annotated[
+        int,
+        Meta(description="Likeliest tokens that may come; 0 is all.", ge=0, le=4294967295),
+    ]
+    min_p: Annotated[
+        float,
+        Meta(description="Least probability as a part of the likeliest one's, in 0..=1."),
+    ]
+    frequency_penalty: Annotated[
+        float,
+        Meta(description="Taken off a logit for each time that its token is in the output, in -2..=2."),
+    ]
+    presence_penalty: Annotated[
+        float,
+        Meta(description="Taken off a logit whose token is in the output, in -2..=2."),
+    ]
+    repetition_penalty: Annotated[
+        float,
+        Meta(description="Divides, or multiplies where negative, logits of tokens in prompt or output; in (0, 10]."),
+    ]
     seed: Annotated[
         int,
         Meta(
@@ -307,13 +422,49 @@ class SamplingParams(WireStruct):
         ),
     ]
     ignore_eos: Annotated[bool, Meta(description="Whether the model's end tokens are ordinary tokens.")]
+    logprobs: (
+        Annotated[
+            int,
+            Meta(
+                description="Likeliest tokens whose logprobs are wanted beside each token's own, at most 20; none: no logprobs.",
+                ge=0,
+                le=4294967295,
+            ),
+        ]
+        | None
+    )
+    prompt_logprobs: (
+        Annotated[int, Meta(description="The same for the prompt's positions.", ge=0, le=4294967295)] | None
+    )
+    grammar: Annotated[Grammar, Meta(description="What the output must match.")] | None
+    num_stop_token_ids: Annotated[
+        int,
+        Meta(
+            description="Tokens that end the text like an end token.",
+            ge=0,
+            le=4294967295,
+        ),
+    ]
+    num_allowed_token_ids: (
+        Annotated[int, Meta(description="Tokens that are all that may come; none: any may.", ge=0, le=4294967295)]
+        | None
+    )
+    bad_word_lengths: Annotated[
+        list[BadWordLength],
+        Meta(description="Lengths of the sequences whose last token may not follow the others."),
+    ]
+    num_logit_bias: Annotated[int, Meta(description="Tokens with a bias in -100..=100.", ge=0, le=4294967295)]
 
 
 
 
 class StepOutputs(WireStruct):
     """
-    Worker to router: one engine step. The ids part holds the sampled tokens.
+    Worker to router: one engine step.
+
+    The ids part holds the sampled tokens of all outputs; then, output by output, the likeliest tokens of its prompt
+    positions and of its tokens. The floats part holds, output by output: for its prompt positions the logprobs of what
+    stands there and then those of the likeliest, and the same for its tokens.
     """
 
     seq: Annotated[int, Meta(description="Position in this direction of the link.", ge=0)]
@@ -329,7 +480,8 @@ class StepOutputs(WireStruct):
 
 class Submit(WireStruct):
     """
-    Router to worker: run this request. The ids part holds the prompt, then the output history.
+    Router to worker: run this request. The ids part holds the prompt, the output history, and then what `params` counts:
+    stop tokens, allowed tokens, bad words one after the other, biased tokens. The floats part holds the biases.
     """
 
     seq: Annotated[int, Meta(description="Position in this direction of the link, from 1.", ge=0)]
@@ -338,6 +490,16 @@ class Submit(WireStruct):
         int,
         Meta(description="Grows with each `Submit` of the request.", ge=0, le=4294967295),
     ]
+    group: (
+        Annotated[
+            str,
+            Meta(
+                description="Shared by the choices of one prompt, each of which is a request of its own; they may share their prefill.",
+                pattern="^[0-9a-f]{32}$",
+            ),
+        ]
+        | None
+    )
     choice_index: Annotated[
         int,
         Meta(
@@ -425,6 +587,10 @@ KINDS: dict[str, int] = {
     "RouterHeartbeat": 11,
     "WorkerStats": 12,
     "Bye": 13,
+    "AskBlocks": 14,
+    "BlocksStored": 15,
+    "BlocksRemoved": 16,
+    "BlocksCleared": 17,
 }
 
-SCHEMA_HASH = "b80a56d4a13f94f2"
+SCHEMA_HASH = "0a74d87ca523ae11"

@@ -100,6 +100,39 @@ def test_kill_9_of_the_worker_leaves_the_stream_as_it_is_without(two_workers: Se
         wait_for_value(two_workers.ops, f'slackwater_worker_state{{worker="{worker}",state="ready"}}', 1)
 
 
+@pytest.mark.parametrize("after", [5, 60])
+def test_kill_9_leaves_choices_and_logprobs_as_they_are_without(two_workers: Server, after: int) -> None:
+    body = ask([760 + after, 2], 200, n=2, logprobs=2, echo=True, return_token_ids=True)
+    undisturbed = stream_events(two_workers.api, COMPLETIONS, body)
+    before = resumes(two_workers.ops)
+    with Stream(two_workers.api, COMPLETIONS, body) as stream:
+        for index, _ in enumerate(stream):
+            if index == after:
+                two_workers.kill_worker(two_workers.busy_worker())
+        events = stream.raw
+
+    def by_choice(events: list[str]) -> list[list[Any]]:
+        """What each choice is made of, whatever the events that it came in."""
+        found: list[list[Any]] = [["", [], [], []], ["", [], [], []]]
+        for event in events[:-1]:
+            [choice] = json.loads(event)["choices"]
+            kept = found[choice["index"]]
+            kept[0] += choice["text"]
+            kept[1] += choice.get("token_ids", [])
+            kept[2] += (choice["logprobs"] or {}).get("token_logprobs", [])
+            kept[3] += [choice["finish_reason"]] if choice["finish_reason"] else []
+        return found
+
+    assert by_choice(events) == by_choice(undisturbed)
+    assert [kept[3] for kept in by_choice(events)] == [["length"], ["length"]]
+    assert [(len(kept[1]), len(kept[2])) for kept in by_choice(events)] == [(200, 202)] * 2
+    assert (events[-1], undisturbed[-1]) == ("[DONE]", "[DONE]")
+    while resumes(two_workers.ops) <= before:
+        pass
+    for worker in ("w0", "w1"):
+        wait_for_value(two_workers.ops, f'slackwater_worker_state{{worker="{worker}",state="ready"}}', 1)
+
+
 def test_sigterm_lets_a_stream_finish() -> None:
     command = "slackwater-worker --sim --step-micros 5000,10"
     with Server("serve", "sim", "--settle", "0", "--worker-command", command) as server:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyworker.errors import ConfigError, InvalidRequest, ModelNotFound
-from pyworker.llm import LLM, Completion, SamplingParams
+from pyworker.llm import LLM, Completion, CompletionOutput, Grammar, GrammarKind, SamplingParams
 from pyworker.runner.sim import oracle_tokens
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ def state(stats: EngineStats) -> tuple[int, int, int]:
     return stats.num_running, stats.num_waiting, stats.kv_blocks_used
 
 
+def only(text: str, token_ids: list[int], finish_reason: str, prompt: list[int]) -> Completion:
+    return Completion(prompt, [CompletionOutput(0, text, token_ids, finish_reason)])
+
+
 def text_of(tokens: list[int]) -> str:
     return "".join(f" t{token:05d}" for token in tokens)
 
@@ -54,7 +58,7 @@ def test_each_prompt_gets_its_own_answer_in_order(llm: LLM) -> None:
     prompts = [[*PROMPT, number] for number in range(10)]
     wanted = [oracle_tokens(prompt, 3, 7, VOCAB) for prompt in prompts]
     assert llm.generate(prompts, seeded(7)) == [
-        Completion(text_of(tokens), tokens, "length", prompt) for tokens, prompt in zip(wanted, prompts, strict=True)
+        only(text_of(tokens), tokens, "length", prompt) for tokens, prompt in zip(wanted, prompts, strict=True)
     ]
     assert state(llm.stats()) == (0, 0, 0)
 
@@ -74,7 +78,7 @@ def test_a_stop_string_ends_the_text_and_the_request(llm: LLM) -> None:
     stop = f"{text_of(tokens)[25:29]}"  # inside the fourth token's text, over into the fifth's
     [completion] = llm.generate([PROMPT], seeded(9, stop=("never", stop)))
     cut = text_of(tokens).index(stop)
-    assert completion == Completion(text_of(tokens)[:cut], tokens[: cut // 7 + 1 + (cut % 7 > 3)], "stop", PROMPT)
+    assert completion == only(text_of(tokens)[:cut], tokens[: cut // 7 + 1 + (cut % 7 > 3)], "stop", PROMPT)
     assert "".join(llm.stream(PROMPT, seeded(9, stop=(stop,)))) == completion.text
     assert state(llm.stats()) == (0, 0, 0)
 
@@ -82,7 +86,7 @@ def test_a_stop_string_ends_the_text_and_the_request(llm: LLM) -> None:
 def test_a_stop_string_counts_only_after_min_tokens(llm: LLM) -> None:
     [completion] = llm.generate([PROMPT], seeded(5, min_tokens=3, stop=(" t",)))
     tokens = oracle_tokens(PROMPT, 3, 4, VOCAB)
-    assert completion == Completion(text_of(tokens[:3]), tokens, "stop", PROMPT)
+    assert completion == only(text_of(tokens[:3]), tokens, "stop", PROMPT)
 
 
 def test_streams_and_batches_may_be_interleaved(llm: LLM) -> None:
@@ -140,6 +144,32 @@ def test_a_stream_that_is_left_frees_what_it_held(llm: LLM) -> None:
         ([1], {"stop": ("\ud800",)}, "stop"),
         ([1], {"stop": (b"x",)}, "stop"),
         ([1], {"stop": None}, "stop"),
+        ([1], {"top_k": 1.0}, "top_k"),
+        ([1], {"min_p": "0"}, "min_p"),
+        ([1], {"frequency_penalty": None}, "frequency_penalty"),
+        ([1], {"presence_penalty": True}, "presence_penalty"),
+        ([1], {"repetition_penalty": "1"}, "repetition_penalty"),
+        ([1], {"logprobs": True}, "logprobs"),
+        ([1], {"prompt_logprobs": 1.0}, "prompt_logprobs"),
+        ([1], {"stop_token_ids": 3}, "stop_token_ids"),
+        ([1], {"stop_token_ids": (1.0,)}, "stop_token_ids"),
+        ([1], {"allowed_token_ids": "12"}, "allowed_token_ids"),
+        ([1], {"logit_bias": 3}, "logit_bias"),
+        ([1], {"logit_bias": {"1": 3}}, "logit_bias"),
+        ([1], {"logit_bias": {1: None}}, "logit_bias"),
+        ([1], {"logit_bias": [(1, 2.0, 3)]}, "logit_bias"),
+        ([1], {"bad_words": "word"}, "bad_words"),
+        ([1], {"bad_words": [" "]}, "bad_words"),
+        ([1], {"bad_words": [3]}, "bad_words"),
+        ([1], {"grammar": "x"}, "grammar"),
+        ([1], {"grammar": Grammar(GrammarKind.REGEX, 3)}, "grammar"),  # type: ignore[arg-type]
+        ([1], {"include_stop_str_in_output": 1}, "include_stop_str_in_output"),
+        ([1], {"skip_special_tokens": None}, "skip_special_tokens"),
+        ([1], {"n": 0}, "n"),
+        ([1], {"n": 17}, "n"),
+        ([1], {"n": 2.0}, "n"),
+        ([1], {"n": 3, "best_of": 2}, "best_of"),
+        ([1], {"best_of": 17}, "best_of"),
     ],
 )
 def test_a_bad_request_runs_nothing(llm: LLM, prompt: Any, params: dict[str, Any], param: str) -> None:

@@ -216,6 +216,9 @@ def test_a_cancel_is_always_confirmed(router: FakeRouter) -> None:
                 attempt=attempt,
                 start=start,
                 num_tokens=0,
+                num_top_logprobs=None,
+                num_prompt_logprobs=0,
+                num_top_prompt_logprobs=0,
                 num_cached_tokens=0,
                 finish=wire.Finish.cancelled,
                 error=None,
@@ -469,3 +472,17 @@ def test_a_peer_that_never_shakes_hands_is_left() -> None:
         router.hello()
         router.await_disconnect()
         router.hello()
+
+
+def test_what_the_prefix_cache_holds_is_told_as_it_changes_and_when_it_is_asked(router: FakeRouter) -> None:
+    with running(router, oracle_engine()):
+        link = router.join()
+        link.submit(A, list(range(300, 400)), max_tokens=2)
+        link.collect([(A, 1)])
+        link.send(wire.AskBlocks(seq=0))
+        link.next(wire.BlocksCleared)
+        told = [message.ids for message in link.blocks]
+        again = link.next(wire.BlocksStored)
+        assert isinstance(again.body, wire.BlocksStored)
+        assert len(again.ids) == 6 * again.body.num_blocks > 0
+        assert sorted(again.ids) == sorted(word for words in told for word in words)

@@ -65,7 +65,7 @@ def launch_line(router: FakeRouter) -> str:
             "--router tcp://10.0.0.1:5: a path, ipc://PATH or tcp:// on loopback; other hosts are not built yet",
         ),
         (["nothing"], 3, None),
-        (["tiny", "--backend", "reference", "--dtype", "bfloat16"], 2, None),
+        (["tiny", "--backend", "reference", "--kv-dtype", "bfloat16"], 2, None),
         (["prepare"], 2, "the following arguments are required: MODEL"),
         (["prepare", "nothing"], 3, None),
         (["export", "smollm2", "x"], 2, None),
@@ -104,7 +104,7 @@ def test_export_writes_a_folder_that_prepare_takes(tmp_path: Path, cache: Path) 
 def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(
     error: Exception, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(folder: Path) -> None:
+    def full(folder: Path, _: str) -> None:
         (folder / "config.json").write_text("{")
         (folder / "more").mkdir()
         raise error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from support.fake_router import make_submit
 from support.worker_rig import oracle_engine
 
-from pyworker.engine.outputs import FinishReason, RequestOutput, StepOutputs
+from pyworker.engine.outputs import FinishReason, KVEvents, RequestOutput, StepOutputs, StoredBlock
 from pyworker.engine.request import Request, SamplingParams
 from pyworker.transport.host import LinkHost
 from pyworker.transport.inproc import InprocPeer, InprocRouter
@@ -68,6 +68,59 @@ def waker() -> Iterator[Waker]:
 @pytest.fixture
 def rig(waker: Waker) -> Rig:
     return Rig(waker)
+
+
+def test_a_request_for_what_the_engine_lacks_is_refused(rig: Rig) -> None:
+    grammar = wire.Grammar(kind=wire.GrammarKind.json_object, text="")
+    rig.hears(make_submit(A, grammar=grammar), [1])
+    refused = rig.said()
+    assert isinstance(refused, wire.Refused)
+    assert (refused.code, refused.param, refused.scope) == ("unsupported_parameter", "grammar", "request")
+    rig.hears(make_submit(B, num_stop_token_ids=1), [1, 2**32 - 1])
+    refused = rig.said()
+    assert isinstance(refused, wire.Refused)
+    assert (refused.code, refused.param) == ("invalid_request", None)
+
+
+def test_a_question_about_blocks_is_asked_once_however_often_it_came(rig: Rig) -> None:
+    for _ in range(3):
+        rig.hears(wire.AskBlocks(seq=0))
+    assert rig.inbox.take(0.0).ask_blocks
+    assert not rig.inbox.take(0.0).ask_blocks
+
+
+class TellingEngine:
+    """Just enough of an engine to be asked for its blocks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def ask_blocks(self) -> None:
+        self.asked += 1
+
+
+def test_an_engine_that_can_is_asked_what_its_cache_holds(waker: Waker) -> None:
+    engine: Any = TellingEngine()
+    dumb: Any = object()
+    for each in (engine, dumb):
+        host = LinkHost(each, Outbox(8), waker)
+        host.apply(Batch(1, False, [], {}, Stop.NO, ask_blocks=True))
+        host.apply(Batch(1, False, [], {}, Stop.NO))
+    assert engine.asked == 1
+
+
+def test_kv_events_follow_the_step_that_made_them_true(waker: Waker) -> None:
+    outbox = Outbox(8)
+    engine = oracle_engine()
+    host = LinkHost(engine, outbox, waker)
+    engine.attach(host)
+    host.apply(Batch(1, False, [Request(A, 1, [1], SamplingParams(seed=1), credit_up_to=9)], {}, Stop.NO))
+    output = RequestOutput(A, 1, 0, [7])
+    host.send(StepOutputs([output], 5, KVEvents(stored=[StoredBlock(3, 5, 5)])))
+    kinds = []
+    while (message := outbox.take()) is not None:
+        kinds.append(type(decode(message.parts).body))
+    assert kinds == [wire.StepOutputs, wire.BlocksStored]
 
 
 def test_a_full_inbox_refuses_for_this_worker_only(rig: Rig) -> None:

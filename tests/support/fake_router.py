@@ -25,7 +25,8 @@ PATIENCE = 20.0
 """Seconds after which something that was waited for will not happen any more."""
 
 TOKEN = "00112233445566778899aabbccddeeff"
-_BACKGROUND = (wire.Heartbeat, wire.WorkerStats)
+_BLOCKS = (wire.BlocksStored, wire.BlocksRemoved, wire.BlocksCleared)
+_BACKGROUND = (wire.Heartbeat, wire.WorkerStats, *_BLOCKS)
 
 
 class FakeRouter:
@@ -111,6 +112,7 @@ class FakeLink:
         self.heard_seq = 0
         self.heartbeats: list[wire.Heartbeat] = []
         self.stats: list[wire.WorkerStats] = []
+        self.blocks: list[Message] = []
 
     def welcome(self) -> wire.Ready:
         """Answer HELLO, and take READY."""
@@ -137,7 +139,7 @@ class FakeLink:
     def next(self, *kinds: type[Body]) -> Message:
         """The worker's next message, which must be of one of these kinds.
 
-        Heartbeats and statistics are kept aside unless they are asked for. The sequence is checked.
+        Heartbeats, statistics and blocks are kept aside unless they are asked for. The sequence is checked.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -151,6 +153,8 @@ class FakeLink:
             assert isinstance(body, _BACKGROUND), (body, kinds)
             if isinstance(body, wire.Heartbeat):
                 self.heartbeats.append(body)
+            elif isinstance(body, _BLOCKS):
+                self.blocks.append(message)
             else:
                 self.stats.append(body)
 
@@ -228,13 +232,26 @@ def make_submit(request_id: str, attempt: int = 1, num_output_tokens: int = 0, *
         "min_tokens": 0,
         "temperature": 1.0,
         "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "repetition_penalty": 1.0,
         "seed": 7,
         "ignore_eos": False,
+        "logprobs": None,
+        "prompt_logprobs": None,
+        "grammar": None,
+        "num_stop_token_ids": 0,
+        "num_allowed_token_ids": None,
+        "bad_word_lengths": [],
+        "num_logit_bias": 0,
     }
     fields: dict[str, Any] = {
         "seq": 0,
         "request_id": request_id,
         "attempt": attempt,
+        "group": None,
         "choice_index": 0,
         "class_": wire.RequestClass.standard,
         "salt": 0,

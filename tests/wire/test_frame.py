@@ -53,6 +53,18 @@ def test_each_fault_is_named(parts: list[bytes], fault: WireFault) -> None:
         ({"top_p": 1.01}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"min_tokens": 9}, "min_tokens"),
+        ({"min_p": 1.01}, "min_p"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": float("nan")}, "presence_penalty"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"num_stop_token_ids": 65}, "num_stop_token_ids"),
+        ({"num_allowed_token_ids": 0}, "num_allowed_token_ids"),
+        ({"bad_word_lengths": [0]}, "bad_word_lengths"),
+        ({"bad_word_lengths": [1] * 129}, "bad_word_lengths"),
+        ({"num_logit_bias": 301}, "num_logit_bias"),
+        ({"grammar": wire.Grammar(kind=wire.GrammarKind.regex, text="x" * (512 * 1024 + 1))}, "grammar"),
     ],
 )
 def test_parameters_out_of_range_are_refused_on_both_ways(changes: dict[str, object], field: str) -> None:
@@ -88,7 +100,7 @@ def test_arbitrary_parts_are_a_message_or_an_error(parts: list[bytes]) -> None:
         message = decode(parts)
     except WireError:
         return
-    assert decode(encode(message.body, message.ids)) == message
+    assert decode(encode(message.body, message.ids, message.floats)) == message
 
 
 @given(st.sampled_from(sorted(wire.KINDS.values())), st.binary(max_size=40), st.binary(max_size=12))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::Failure;
 use crate::ids::{Epoch, RequestId, WorkerId};
 use crate::request::Request;
+use crate::shaping::Logprobs;
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +48,8 @@ pub enum Action {
         tokens: Vec<u32>,
         /// Cached tokens of the first attempt; the same in each delivery.
         num_cached_tokens: u32,
+        /// Those of the tokens; with the request's first tokens those of the whole prompt too.
+        logprobs: Logprobs,
     },
     /// The request never ran and never will: refuse it.
     Reject {

@@ -103,6 +103,8 @@ reasons! {
         Start = "start",
         /// An end that cannot be.
         Finish = "finish",
+        /// Logprobs that were not asked for, or not all that were.
+        Logprobs = "logprobs",
         /// A refusal after the first output.
         Refusal = "refusal",
     }

@@ -2,6 +2,7 @@
 
 use crate::ids::{Epoch, Origin, RequestId, WorkerId};
 use crate::request::Request;
+use crate::shaping::Logprobs;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +64,11 @@ pub enum Event {
     },
     /// A worker's figures. The core checks their place on the link; the server renders them.
     WorkerStats {
+        /// The link.
+        origin: Origin,
+    },
+    /// What a worker's prefix cache holds has changed. The core checks the message's place on the link.
+    WorkerBlocks {
         /// The link.
         origin: Origin,
     },
@@ -142,7 +148,7 @@ pub struct Refusal {
 }
 
 /// One request's part of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// The request.
     pub request_id: RequestId,
@@ -154,6 +160,8 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// Prompt and history tokens found in the prefix cache.
     pub num_cached_tokens: u32,
+    /// Of the tokens, and of prompt positions that were computed.
+    pub logprobs: Logprobs,
     /// Set with the last output.
     pub finish: Option<WorkerFinish>,
 }

@@ -3,7 +3,7 @@
 //! Nothing here can name a clock, a socket, a task or a source of randomness; equal inputs give equal actions, so any
 //! recorded run can be replayed and every policy runs in the simulator (`slackwater-sim`).
 //!
-//! - [`time`], [`ids`], [`request`], [`config`], [`error`]: the nouns.
+//! - [`time`], [`ids`], [`request`], [`shaping`], [`config`], [`error`]: the nouns.
 //! - [`event`] and [`action`]: the two halves of the contract.
 //! - [`scheduler`]: [`Scheduler`], which turns one into the other; one arm for each event, in the files below.
 //! - `sessions` (clients and the operator), `joining` (READY), `origin` (what of a worker's words is believed),
@@ -29,6 +29,7 @@ mod restart;
 mod resume;
 pub mod scheduler;
 mod sessions;
+pub mod shaping;
 mod stall;
 mod steps;
 pub mod time;
@@ -44,6 +45,7 @@ pub use event::{Capabilities, Command, Event, GoneCause, Output, Refusal, Worker
 pub use ids::{Epoch, Origin, RequestId, WorkerId};
 pub use request::{Class, Limits, Request, RequestDraft, Sampling};
 pub use scheduler::Scheduler;
+pub use shaping::{Grammar, GrammarKind, Logprobs, Shaping, TokenLogprobs};
 pub use time::Time;
 pub use tracked::RequestView;
 pub use worker::{WorkerState, WorkerView};

@@ -9,6 +9,7 @@ use crate::error::Failure;
 use crate::event::{Output, Refusal, WorkerFinish};
 use crate::ids::{Epoch, Origin, RequestId, WorkerId};
 use crate::scheduler::Scheduler;
+use crate::shaping::{Logprobs, TokenLogprobs};
 use crate::time::Time;
 use crate::tracked::Tracked;
 
@@ -91,7 +92,7 @@ impl Scheduler {
             return Verdict::Stale; // Ids are random: it harms nobody.
         }
         let vocab_size = link.capabilities.vocab_size;
-        if output.tokens.iter().any(|token| *token >= vocab_size) {
+        if ids_of(output).any(|token| token >= vocab_size) {
             return Verdict::Violation(ViolationReason::TokenRange);
         }
         let Some(request) = request else {
@@ -117,6 +118,9 @@ impl Scheduler {
         if output.start != request.emitted() {
             return Verdict::Violation(ViolationReason::Start);
         }
+        if !has_its_logprobs(request, output) {
+            return Verdict::Violation(ViolationReason::Logprobs);
+        }
         Verdict::Good
     }
 
@@ -127,6 +131,7 @@ impl Scheduler {
             start,
             tokens,
             finish,
+            mut logprobs,
             ..
         } = output;
         let Some(link) = self.link_mut(origin.worker, origin.epoch) else {
@@ -139,6 +144,7 @@ impl Scheduler {
         let Some(request) = self.requests.get_mut(&request_id) else {
             return;
         };
+        request.prompt_logprobs.append(&mut logprobs.prompt);
         if !tokens.is_empty() {
             let prompt_tokens = u32::try_from(request.request.prompt().len()).unwrap_or(u32::MAX);
             let num_cached_tokens = *request
@@ -153,6 +159,10 @@ impl Scheduler {
                 start,
                 tokens,
                 num_cached_tokens,
+                logprobs: Logprobs {
+                    tokens: logprobs.tokens,
+                    prompt: std::mem::take(&mut request.prompt_logprobs),
+                },
             });
         }
         if let Some(finish) = finish {
@@ -247,14 +257,46 @@ impl Scheduler {
     }
 }
 
+/// All token ids that an output names.
+fn ids_of(output: &Output) -> impl Iterator<Item = u32> {
+    let Logprobs { tokens, prompt } = &output.logprobs;
+    let tops = tokens.iter().chain(prompt).flat_map(|each| &each.top);
+    output.tokens.iter().copied().chain(tops.map(|(id, _)| *id))
+}
+
+/// Whether an output has the logprobs that were asked for, and no others: one for each token, and all of the prompt's by
+/// the first token.
+fn has_its_logprobs(request: &Tracked, output: &Output) -> bool {
+    let shaping = request.request.shaping();
+    let Logprobs { tokens, prompt } = &output.logprobs;
+    let within = |each: &[TokenLogprobs], most: Option<u32>| {
+        let most = most.unwrap_or(0) as usize;
+        each.iter().all(|one| one.top.len() <= most)
+    };
+    let wanted = shaping.logprobs.map_or(0, |_| output.tokens.len());
+    let said = request.prompt_logprobs.len() + prompt.len();
+    let prompt_fits = if request.owes_prompt_logprobs() {
+        let all = request.request.prompt().len() - 1; // A prompt has a token at least.
+        said == all || said < all && output.tokens.is_empty()
+    } else {
+        prompt.is_empty()
+    };
+    tokens.len() == wanted
+        && prompt_fits
+        && within(tokens, shaping.logprobs)
+        && within(prompt, shaping.prompt_logprobs)
+}
+
 /// Whether a worker can end this request so, with this output as its last.
 fn is_legal(finish: &WorkerFinish, request: &Tracked, output: &Output, end: u64) -> bool {
     let sampling = request.request.sampling();
+    let shaping = request.request.shaping();
+    let can_stop = !sampling.ignore_eos || !shaping.stop_token_ids.is_empty();
     match finish {
+        // A grammar that is at its end wins over the least number of tokens.
+        WorkerFinish::Stop if shaping.grammar.is_some() => !output.tokens.is_empty(),
         WorkerFinish::Stop => {
-            !sampling.ignore_eos
-                && !output.tokens.is_empty()
-                && end >= u64::from(sampling.min_tokens)
+            can_stop && !output.tokens.is_empty() && end >= u64::from(sampling.min_tokens)
         }
         WorkerFinish::Length => end == u64::from(sampling.max_tokens.get()),
         WorkerFinish::Cancelled => false, // Nobody asked: a request that we cancel has ended here.

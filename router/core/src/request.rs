@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::RequestError;
 use crate::ids::RequestId;
+use crate::shaping::Shaping;
 use crate::time::Time;
 
 /// Class of a request, in order of precedence.
@@ -77,6 +78,12 @@ pub struct RequestDraft {
     pub seed: u64,
     /// Whether end tokens are ordinary tokens.
     pub ignore_eos: bool,
+    /// What else shapes the distribution; shared by the choices of a prompt.
+    pub shaping: Arc<Shaping>,
+    /// The choices of one prompt share this.
+    pub group: Option<RequestId>,
+    /// Which of them this is.
+    pub choice_index: u32,
     /// Class of the request.
     pub class: Class,
     /// Root of the block-hash chain.
@@ -97,6 +104,9 @@ pub struct Request {
     request_id: RequestId,
     prompt: Arc<[u32]>,
     sampling: Sampling,
+    shaping: Arc<Shaping>,
+    group: Option<RequestId>,
+    choice_index: u32,
     class: Class,
     salt: u64,
     arrival: Time,
@@ -150,6 +160,7 @@ impl Request {
                 param: "min_tokens",
             });
         }
+        draft.shaping.check(limits.vocab_size)?;
         Ok(Self {
             request_id: draft.request_id,
             prompt: draft.prompt.into(),
@@ -161,6 +172,9 @@ impl Request {
                 seed: draft.seed,
                 ignore_eos: draft.ignore_eos,
             },
+            shaping: draft.shaping,
+            group: draft.group,
+            choice_index: draft.choice_index,
             class: draft.class,
             salt: draft.salt,
             arrival: draft.arrival,
@@ -181,6 +195,21 @@ impl Request {
     /// How tokens are chosen.
     pub const fn sampling(&self) -> &Sampling {
         &self.sampling
+    }
+
+    /// What else shapes the distribution.
+    pub const fn shaping(&self) -> &Arc<Shaping> {
+        &self.shaping
+    }
+
+    /// Shared by the choices of one prompt.
+    pub const fn group(&self) -> Option<RequestId> {
+        self.group
+    }
+
+    /// Which of them this is; part of the generator's counter.
+    pub const fn choice_index(&self) -> u32 {
+        self.choice_index
     }
 
     /// Class of the request.

@@ -94,7 +94,7 @@ impl Scheduler {
                 step_micros,
                 outputs,
             } => self.outputs(origin, step_micros, outputs, now),
-            Event::WorkerStats { origin } => {
+            Event::WorkerStats { origin } | Event::WorkerBlocks { origin } => {
                 self.accept(origin, now);
             }
             Event::Heartbeat {

@@ -5,6 +5,7 @@ use crate::credit::StreamCredit;
 use crate::ids::{Epoch, RequestId, WorkerId};
 use crate::queue::Place;
 use crate::request::Request;
+use crate::shaping::TokenLogprobs;
 use crate::time::Time;
 
 /// Where a request is. It has one at a time, and none of them for life.
@@ -32,6 +33,8 @@ pub(crate) struct Tracked {
     pub(crate) credit: StreamCredit,
     /// Of the first attempt that gave a token.
     pub(crate) num_cached_tokens: Option<u32>,
+    /// Of the prompt positions that the current attempt has said; given out with the first tokens.
+    pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
     /// Numerics of the worker that gave the last tokens.
     pub(crate) numerics: Option<String>,
     /// Workers lost under it in a row without a new token. Bounded by the limit of resumes.
@@ -69,6 +72,7 @@ impl Tracked {
             history: Vec::new(),
             credit,
             num_cached_tokens: None,
+            prompt_logprobs: Vec::new(),
             numerics: None,
             crashes: 0,
             moves: 0,
@@ -87,6 +91,11 @@ impl Tracked {
     /// Prompt plus all the output that it may have: what a worker's context must hold.
     pub(crate) fn context(&self) -> u64 {
         self.request.prompt().len() as u64 + u64::from(self.request.sampling().max_tokens.get())
+    }
+
+    /// Whether the prompt's logprobs were asked for and have not been given out.
+    pub(crate) fn owes_prompt_logprobs(&self) -> bool {
+        self.history.is_empty() && self.request.shaping().prompt_logprobs.is_some()
     }
 
     /// Whether it was ever given to a worker. If not, it never ran.
@@ -109,6 +118,7 @@ impl Tracked {
         self.attempt = self.attempt.saturating_add(1);
         self.location = Location::Placed { worker, epoch };
         self.credit.renew();
+        self.prompt_logprobs.clear();
         Placement {
             worker,
             epoch,

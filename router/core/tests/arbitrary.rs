@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use slackwater_core::{
-    Action, Capabilities, Config, Epoch, Event, GoneCause, Origin, Output, Refusal, RequestId,
-    Scheduler, WorkerFinish, WorkerId,
+    Action, Capabilities, Config, Epoch, Event, GoneCause, Logprobs, Origin, Output, Refusal,
+    RequestId, Scheduler, WorkerFinish, WorkerId,
 };
 
 use crate::contract::{at, capabilities, drain, gone, request};
@@ -36,6 +36,7 @@ fn any_output() -> impl Strategy<Value = Output> {
             start,
             tokens: vec![5; tokens],
             num_cached_tokens: u32::MAX,
+            logprobs: Logprobs::NONE,
             finish,
         },
     )

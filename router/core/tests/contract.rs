@@ -1,10 +1,11 @@
 //! The contract by itself, event by event: what exactly comes out for what goes in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use slackwater_core::{
     Action, Capabilities, Class, Config, Ending, Epoch, Event, Failure, FenceReason, GoneCause,
-    Limits, Origin, Output, Refusal, Request, RequestDraft, RequestId, Scheduler, Time,
+    Limits, Logprobs, Origin, Output, Refusal, Request, RequestDraft, RequestId, Scheduler, Time,
     WorkerFinish, WorkerId, WorkerState, WorkerView,
 };
 
@@ -28,6 +29,9 @@ pub(crate) fn draft(id: u128) -> RequestDraft {
         top_p: 1.0,
         seed: 1,
         ignore_eos: false,
+        shaping: Arc::default(),
+        group: None,
+        choice_index: 0,
         class: Class::Interactive,
         salt: 0,
         arrival: at(0),
@@ -64,7 +68,7 @@ pub(crate) fn ready(worker: u32, capabilities: Capabilities) -> Event {
     }
 }
 
-fn outputs(worker: u32, seq: u64, outputs: Vec<Output>) -> Event {
+pub(crate) fn outputs(worker: u32, seq: u64, outputs: Vec<Output>) -> Event {
     Event::WorkerOutputs {
         origin: origin(worker, seq),
         step_micros: 1_000,
@@ -72,13 +76,14 @@ fn outputs(worker: u32, seq: u64, outputs: Vec<Output>) -> Event {
     }
 }
 
-fn output(id: u128, attempt: u32, start: u32, tokens: &[u32]) -> Output {
+pub(crate) fn output(id: u128, attempt: u32, start: u32, tokens: &[u32]) -> Output {
     Output {
         request_id: RequestId(id),
         attempt,
         start,
         tokens: tokens.to_vec(),
         num_cached_tokens: 2,
+        logprobs: Logprobs::NONE,
         finish: None,
     }
 }
@@ -209,6 +214,7 @@ fn a_delivery_says_the_cached_tokens_of_the_first_attempt() {
         start,
         tokens: vec![token],
         num_cached_tokens: 2,
+        logprobs: Logprobs::NONE,
     };
     assert_eq!(
         (first, second),

@@ -9,6 +9,7 @@
 
 mod arbitrary;
 mod contract;
+mod contract_shaping;
 mod contract_time;
 mod determinism;
 mod sim_credits;

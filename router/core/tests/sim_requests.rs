@@ -179,6 +179,7 @@ fn each_broken_rule_closes_the_link_and_each_stale_word_is_only_counted() {
         (Evil::OverCredit, Some(ViolationReason::Credit)),
         (Evil::CancelledUnasked, Some(ViolationReason::Finish)),
         (Evil::LengthEarly, Some(ViolationReason::Finish)),
+        (Evil::LogprobsUnasked, Some(ViolationReason::Logprobs)),
         (Evil::ReadyTwice, Some(ViolationReason::Ready)),
         (Evil::Garbage, Some(ViolationReason::Codec)),
         (Evil::RefuseLate, Some(ViolationReason::Refusal)),

@@ -234,15 +234,15 @@ impl<L: WorkerLink> Driver<L> {
                 start,
                 tokens,
                 num_cached_tokens,
+                logprobs,
             } => {
-                self.tell_session(
-                    request_id,
-                    SessionEvent::Tokens {
-                        start,
-                        tokens,
-                        num_cached_tokens,
-                    },
-                );
+                let event = SessionEvent::Tokens {
+                    start,
+                    tokens,
+                    num_cached_tokens,
+                    logprobs,
+                };
+                self.tell_session(request_id, event);
             }
             Action::Reject {
                 request_id,

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use slackwater_core::{Command, Ending, Event, Failure, Limits, Request, RequestId, Time};
+use slackwater_core::{
+    Command, Ending, Event, Failure, Limits, Logprobs, Request, RequestId, Time,
+};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
@@ -64,6 +66,8 @@ pub enum SessionEvent {
         tokens: Vec<u32>,
         /// Prompt tokens found in a prefix cache.
         num_cached_tokens: u32,
+        /// Those of the tokens; with the first of them those of the prompt too.
+        logprobs: Logprobs,
     },
     /// It never ran and never will.
     Rejected(Failure),

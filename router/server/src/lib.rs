@@ -24,6 +24,7 @@ pub mod stop;
 pub mod supervise;
 pub mod template;
 pub mod terminal;
+mod text_stream;
 pub mod tokenizer;
 pub mod transport;
 

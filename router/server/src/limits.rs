@@ -45,9 +45,17 @@ pub struct ServerLimits {
     pub stop_bytes: usize,
     /// Messages of a chat.
     pub messages: usize,
-    /// Prompts of one completions request.
+    /// Prompts of one completions request; with several choices, prompts times choices.
     pub prompts: usize,
-    /// Prompts times `max_tokens` of one request.
+    /// Choices of one prompt.
+    pub choices: u32,
+    /// Words that may not come.
+    pub bad_words: usize,
+    /// Bytes of one such word.
+    pub bad_word_bytes: usize,
+    /// Bytes of a grammar.
+    pub grammar_bytes: usize,
+    /// Prompts times choices times `max_tokens` of one request.
     pub output_tokens: u64,
     /// Bytes of a request id that a client chose.
     pub client_id_bytes: usize,
@@ -96,6 +104,10 @@ impl Default for ServerLimits {
             stop_bytes: 256,
             messages: 2_048,
             prompts: 64,
+            choices: 16,
+            bad_words: 128,
+            bad_word_bytes: 256,
+            grammar_bytes: 512 << 10,
             output_tokens: 262_144,
             client_id_bytes: 128,
             stream_stall: Duration::from_secs(30),

@@ -349,6 +349,26 @@ const FAMILIES: &[Family] = &[
         "Requests preempted",
         &[(MetricName::Preemptions, "")],
     ),
+    Family::counter(
+        "slackwater_worker_parked_slices_total",
+        "Slices of offline rows that left a step in the middle",
+        &[(MetricName::ParkedSlices, "")],
+    ),
+    Family::counter(
+        "slackwater_worker_parked_tokens_wasted_total",
+        "Tokens computed in part and dropped",
+        &[(MetricName::ParkedTokensWasted, "")],
+    ),
+    Family::counter(
+        "slackwater_worker_draft_tokens_total",
+        "Tokens guessed",
+        &[(MetricName::DraftTokens, "")],
+    ),
+    Family::counter(
+        "slackwater_worker_accepted_draft_tokens_total",
+        "Guesses that turned out right",
+        &[(MetricName::AcceptedDraftTokens, "")],
+    ),
     Family {
         name: "slackwater_worker_memory_bytes",
         kind: "gauge",

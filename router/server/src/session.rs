@@ -1,16 +1,14 @@
 //! A request's way back to its client as text: tokens become text, stop strings end it, usage is counted. All of it lives
 //! here and not in a worker, so it survives a change of worker.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use slackwater_core::{Ending, Failure};
+use slackwater_core::{Ending, Failure, Logprobs};
 use thiserror::Error;
 
-use crate::detokenizer::Detokenizer;
 use crate::handle::{SessionEvent, SessionStream};
-use crate::stop::StopMatcher;
-use crate::tokenizer::{Tokenizer, TokenizerError};
+pub use crate::text_stream::{Echo, FinishReason, Position, Step, TextOptions, TextStream};
+use crate::tokenizer::TokenizerError;
 
 /// Why a session ended without its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -29,25 +27,6 @@ pub enum SessionError {
     Cancelled,
 }
 
-/// Why text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end token or a stop string.
-    Stop,
-    /// The length limit.
-    Length,
-}
-
-impl FinishReason {
-    /// As the API names it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-        }
-    }
-}
-
 /// Tokens of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -59,71 +38,14 @@ pub struct Usage {
     pub cached_tokens: u64,
 }
 
-/// What a session has for its client: the text of one engine step, or the end.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Step {
-    /// New text, often none.
-    pub text: String,
-    /// Set once, with the last step.
-    pub finish: Option<FinishReason>,
-}
-
-/// Tokens to text up to a stop.
-pub struct TextStream {
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
-    /// Tokens whose text is not searched for stop strings.
-    min_tokens: u32,
-    tokens: u32,
-}
-
-impl TextStream {
-    /// A stream's start. Stop strings count only in text after the first `min_tokens` tokens.
-    pub fn new(tokenizer: Arc<Tokenizer>, stops: StopMatcher, min_tokens: u32) -> Self {
-        Self {
-            detokenizer: Detokenizer::new(tokenizer, true),
-            stops,
-            min_tokens,
-            tokens: 0,
-        }
-    }
-
-    /// Takes tokens up to a stop string, if one comes; appends the text to `text` and says whether one came.
-    fn push(&mut self, tokens: &[u32], text: &mut String) -> Result<bool, TokenizerError> {
-        for token in tokens {
-            let piece = self.detokenizer.push(*token)?;
-            self.tokens = self.tokens.saturating_add(1);
-            let passed = if self.tokens <= self.min_tokens {
-                self.stops.pass(&piece)
-            } else {
-                self.stops.push(&piece)
-            };
-            text.push_str(&passed.text);
-            if passed.stopped {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// What is left when no more tokens come, and whether a stop string is complete with it.
-    fn finish(&mut self, text: &mut String) -> Result<bool, TokenizerError> {
-        let piece = self.detokenizer.finish()?;
-        let passed = self.stops.push(&piece);
-        text.push_str(&passed.text);
-        if !passed.stopped {
-            text.push_str(&self.stops.finish());
-        }
-        Ok(passed.stopped)
-    }
-}
-
 /// One request on its way. Dropping it cancels the request if that has not ended.
 pub struct Session {
     /// None once the request has ended or its client has all it wants.
     stream: Option<SessionStream>,
     text: TextStream,
     usage: Usage,
+    /// Whether its prompt is part of the usage: one of the choices of a prompt says it.
+    counts_prompt: bool,
     /// Output position up to which tokens have become text.
     position: u32,
     /// Output position that the core was last told.
@@ -131,15 +53,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session of an opened request with this many prompt tokens.
-    pub fn new(stream: SessionStream, text: TextStream, prompt_tokens: usize) -> Self {
+    /// The session of an opened request with this many prompt tokens; none: another choice counts them.
+    pub fn new(stream: SessionStream, text: TextStream, prompt_tokens: Option<usize>) -> Self {
         Self {
             stream: Some(stream),
             text,
             usage: Usage {
-                prompt_tokens: prompt_tokens as u64,
+                prompt_tokens: prompt_tokens.unwrap_or(0) as u64,
                 ..Usage::default()
             },
+            counts_prompt: prompt_tokens.is_some(),
             position: 0,
             told: 0,
         }
@@ -148,6 +71,11 @@ impl Session {
     /// Tokens so far.
     pub const fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// By which the best of several choices are found.
+    pub fn mean_logprob(&self) -> f64 {
+        self.text.mean_logprob()
     }
 
     /// Whether nothing more comes.
@@ -177,7 +105,13 @@ impl Session {
                 start,
                 tokens,
                 num_cached_tokens,
-            }) => self.take_tokens(start, &tokens, num_cached_tokens),
+                logprobs,
+            }) => {
+                if self.counts_prompt {
+                    self.usage.cached_tokens = num_cached_tokens.into();
+                }
+                self.take_tokens(start, &tokens, logprobs)
+            }
             Some(SessionEvent::Ended(Ending::Stop)) => self.end(FinishReason::Stop),
             Some(SessionEvent::Ended(Ending::Length)) => self.end(FinishReason::Length),
             Some(SessionEvent::Ended(Ending::Cancelled)) => Err(SessionError::Cancelled),
@@ -192,27 +126,27 @@ impl Session {
         &mut self,
         start: u32,
         tokens: &[u32],
-        num_cached_tokens: u32,
+        logprobs: Logprobs,
     ) -> Result<Step, SessionError> {
         let count = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        self.position = start.saturating_add(count);
-        self.usage.cached_tokens = num_cached_tokens.into();
         let mut step = Step::default();
-        if self.text.push(tokens, &mut step.text)? {
+        if self.position == 0 {
+            self.text.begin(&logprobs.prompt, &mut step);
+            step.prompt_logprobs = logprobs.prompt;
+        }
+        self.position = start.saturating_add(count);
+        if self.text.push(tokens, logprobs.tokens, &mut step)? {
             step.finish = Some(FinishReason::Stop);
         }
-        self.usage.completion_tokens = self.text.tokens.into();
+        self.usage.completion_tokens = self.text.tokens().into();
         Ok(step)
     }
 
     fn end(&mut self, reason: FinishReason) -> Result<Step, SessionError> {
-        let mut text = String::new();
-        let stopped = self.text.finish(&mut text)?;
-        let finish = if stopped { FinishReason::Stop } else { reason };
-        Ok(Step {
-            text,
-            finish: Some(finish),
-        })
+        let mut step = Step::default();
+        let stopped = self.text.finish(&mut step)?;
+        step.finish = Some(if stopped { FinishReason::Stop } else { reason });
+        Ok(step)
     }
 
     /// Tells the core that the client has taken all that was given so far.
@@ -247,6 +181,11 @@ impl Choices {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Their mean logprobs, in their order.
+    pub fn mean_logprobs(&self) -> Vec<f64> {
+        self.sessions.iter().map(Session::mean_logprob).collect()
     }
 
     /// Whether there is none.

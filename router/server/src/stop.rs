@@ -31,6 +31,8 @@ pub struct StopMatcher {
     /// Text that could be the beginning of a stop string.
     held: String,
     stopped: bool,
+    /// Whether the stop string itself is text.
+    shows_stop: bool,
 }
 
 impl StopMatcher {
@@ -49,7 +51,15 @@ impl StopMatcher {
                 .collect(),
             held: String::new(),
             stopped: false,
+            shows_stop: false,
         })
+    }
+
+    /// The same matcher, but the stop string that ends the text is its last part.
+    #[must_use]
+    pub const fn showing_stop(mut self) -> Self {
+        self.shows_stop = true;
+        self
     }
 
     /// Takes the next piece of text, and gives what can be shown.
@@ -71,7 +81,8 @@ impl StopMatcher {
                 .max();
             if let Some(length) = complete {
                 self.stopped = true;
-                self.held.truncate(end.saturating_sub(length));
+                let hidden = if self.shows_stop { 0 } else { length };
+                self.held.truncate(end.saturating_sub(hidden));
                 return Passed {
                     text: std::mem::take(&mut self.held),
                     stopped: true,
@@ -237,6 +248,14 @@ mod tests {
         let passed = matcher.push("!more");
         assert_eq!((passed.text.as_str(), passed.stopped), ("", true));
         assert_eq!(matcher.push("more").text, "");
+    }
+
+    #[test]
+    fn the_stop_itself_is_shown_where_that_is_asked_for() {
+        let mut matcher = StopMatcher::new(&["bc"]).unwrap().showing_stop();
+        assert_eq!(matcher.push("ab").text, "a");
+        let passed = matcher.push("cd");
+        assert_eq!((passed.text.as_str(), passed.stopped), ("bc", true));
     }
 
     #[test]

@@ -87,6 +87,16 @@ impl Tokenizer {
         })
     }
 
+    /// The bytes of one token by itself, special or not.
+    pub fn token_bytes(&self, token: u32) -> Vec<u8> {
+        if self.byte_level {
+            return self.bytes_of(token, false);
+        }
+        self.decode(&[token], false)
+            .unwrap_or_default()
+            .into_bytes()
+    }
+
     /// Number of tokens, those added to the model's own included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -140,9 +140,9 @@ impl Checker {
                 progress,
                 busy,
             } => self.heartbeat(*origin, *progress, *busy, now),
-            Event::WorkerAccepted { origin, .. } | Event::WorkerStats { origin } => {
-                self.message(*origin, now)
-            }
+            Event::WorkerAccepted { origin, .. }
+            | Event::WorkerStats { origin }
+            | Event::WorkerBlocks { origin } => self.message(*origin, now),
             _ => {
                 self.other(event);
                 Cause::default()

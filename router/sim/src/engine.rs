@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use slackwater_core::{Output, Placement, Refusal, RequestId, Sampling, WorkerFinish};
+use slackwater_core::{Logprobs, Output, Placement, Refusal, RequestId, Sampling, WorkerFinish};
 
 use crate::oracle::{Chain, Oracle};
 
@@ -246,6 +246,7 @@ fn run(request_id: RequestId, row: &mut Row, cost: &CostModel) -> Output {
         start,
         tokens,
         num_cached_tokens: 0,
+        logprobs: Logprobs::NONE,
         finish,
     }
 }
@@ -257,6 +258,7 @@ const fn cancelled(request_id: RequestId, attempt: u32, start: u32) -> Output {
         start,
         tokens: Vec::new(),
         num_cached_tokens: 0,
+        logprobs: Logprobs::NONE,
         finish: Some(WorkerFinish::Cancelled),
     }
 }

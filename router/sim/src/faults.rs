@@ -60,6 +60,8 @@ pub enum Evil {
     CancelledUnasked,
     /// Says that the length limit was reached when it was not.
     LengthEarly,
+    /// Logprobs that nobody asked for.
+    LogprobsUnasked,
     /// READY a second time.
     ReadyTwice,
     /// Bytes that the codec refuses.
@@ -70,7 +72,7 @@ pub enum Evil {
 
 impl Evil {
     /// All ways.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SeqGap,
         Self::SeqRepeat,
         Self::TokenRange,
@@ -82,6 +84,7 @@ impl Evil {
         Self::OverCredit,
         Self::CancelledUnasked,
         Self::LengthEarly,
+        Self::LogprobsUnasked,
         Self::ReadyTwice,
         Self::Garbage,
         Self::RefuseLate,

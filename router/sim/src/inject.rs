@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use slackwater_core::{Event, GoneCause, Output, Refusal, RequestId, WorkerFinish};
+use slackwater_core::{
+    Event, GoneCause, Logprobs, Output, Refusal, RequestId, TokenLogprobs, WorkerFinish,
+};
 
 use crate::faults::{Evil, Fault};
 use crate::net::Up;
@@ -202,6 +204,7 @@ impl Sim {
             start: ledger.emitted(),
             tokens: vec![0],
             num_cached_tokens: 0,
+            logprobs: Logprobs::NONE,
             finish: None,
         });
         true
@@ -269,6 +272,7 @@ fn unknown_request(outputs: &mut Vec<Output>) -> bool {
         start: 0,
         tokens: vec![u32::MAX],
         num_cached_tokens: 0,
+        logprobs: Logprobs::NONE,
         finish: Some(WorkerFinish::Stop),
     });
     true
@@ -290,6 +294,10 @@ fn spoil(evil: Evil, outputs: &mut Vec<Output>) -> bool {
         Evil::StartAhead => output.start += 1,
         Evil::StartBehind if output.start == 0 => return false,
         Evil::StartBehind => output.start -= 1,
+        Evil::LogprobsUnasked => {
+            let unasked = TokenLogprobs::default();
+            output.logprobs.tokens = vec![unasked; output.tokens.len()];
+        }
         Evil::CancelledUnasked => output.finish = Some(WorkerFinish::Cancelled),
         Evil::ForeignAttempt => {
             let mut foreign = output.clone();

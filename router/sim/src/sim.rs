@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use slackwater_core::{
@@ -201,6 +202,9 @@ impl Sim {
             top_p: 1.0,
             seed: spec.seed,
             ignore_eos: spec.ignore_eos,
+            shaping: Arc::default(),
+            group: None,
+            choice_index: 0,
             class: spec.class,
             salt: 0,
             arrival: now,

@@ -3,11 +3,12 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::WireError;
-use crate::frame::{Frames, ids_from_bytes, ids_to_bytes};
+use crate::extents;
+use crate::frame::{Frames, floats_from_bytes, floats_to_bytes, ids_from_bytes, ids_to_bytes};
 use crate::kind::Kind;
 use crate::messages::{
-    Accepted, Bye, Cancel, Credit, Heartbeat, Hello, Ready, Refused, RouterHeartbeat, StepOutputs,
-    Submit, Welcome, WorkerStats,
+    Accepted, AskBlocks, BlocksCleared, BlocksRemoved, BlocksStored, Bye, Cancel, Credit,
+    Heartbeat, Hello, Ready, Refused, RouterHeartbeat, StepOutputs, Submit, Welcome, WorkerStats,
 };
 
 /// Any message, with its array parts decoded.
@@ -19,14 +20,14 @@ pub enum Message {
     Welcome(Welcome),
     /// See [`Ready`].
     Ready(Ready),
-    /// See [`Submit`]; the ids are prompt, then output history.
-    Submit(Submit, Vec<u32>),
+    /// See [`Submit`], which says what the ids and the floats are.
+    Submit(Submit, Vec<u32>, Vec<f32>),
     /// See [`Accepted`].
     Accepted(Accepted),
     /// See [`Refused`].
     Refused(Refused),
-    /// See [`StepOutputs`]; the ids are the sampled tokens in the order of `outputs`.
-    StepOutputs(StepOutputs, Vec<u32>),
+    /// See [`StepOutputs`], which says what the ids and the floats are.
+    StepOutputs(StepOutputs, Vec<u32>, Vec<f32>),
     /// See [`Credit`].
     Credit(Credit),
     /// See [`Cancel`].
@@ -39,6 +40,14 @@ pub enum Message {
     WorkerStats(WorkerStats),
     /// See [`Bye`].
     Bye(Bye),
+    /// See [`AskBlocks`].
+    AskBlocks(AskBlocks),
+    /// See [`BlocksStored`], which says what the words are.
+    BlocksStored(BlocksStored, Vec<u32>),
+    /// See [`BlocksRemoved`], which says what the words are.
+    BlocksRemoved(BlocksRemoved, Vec<u32>),
+    /// See [`BlocksCleared`].
+    BlocksCleared(BlocksCleared),
 }
 
 impl Message {
@@ -58,6 +67,10 @@ impl Message {
             Self::RouterHeartbeat(_) => Kind::RouterHeartbeat,
             Self::WorkerStats(_) => Kind::WorkerStats,
             Self::Bye(_) => Kind::Bye,
+            Self::AskBlocks(_) => Kind::AskBlocks,
+            Self::BlocksStored(..) => Kind::BlocksStored,
+            Self::BlocksRemoved(..) => Kind::BlocksRemoved,
+            Self::BlocksCleared(_) => Kind::BlocksCleared,
         }
     }
 
@@ -66,16 +79,20 @@ impl Message {
         match self {
             Self::Hello(_) | Self::Welcome(_) => None,
             Self::Ready(m) => Some(m.seq),
-            Self::Submit(m, _) => Some(m.seq),
+            Self::Submit(m, ..) => Some(m.seq),
             Self::Accepted(m) => Some(m.seq),
             Self::Refused(m) => Some(m.seq),
-            Self::StepOutputs(m, _) => Some(m.seq),
+            Self::StepOutputs(m, ..) => Some(m.seq),
             Self::Credit(m) => Some(m.seq),
             Self::Cancel(m) => Some(m.seq),
             Self::Heartbeat(m) => Some(m.seq),
             Self::RouterHeartbeat(m) => Some(m.seq),
             Self::WorkerStats(m) => Some(m.seq),
             Self::Bye(m) => Some(m.seq),
+            Self::AskBlocks(m) => Some(m.seq),
+            Self::BlocksStored(m, _) => Some(m.seq),
+            Self::BlocksRemoved(m, _) => Some(m.seq),
+            Self::BlocksCleared(m) => Some(m.seq),
         }
     }
 }
@@ -92,26 +109,31 @@ pub fn encode(message: &Message) -> Result<Frames, WireError> {
         Message::Hello(m) => body(kind, m),
         Message::Welcome(m) => body(kind, m),
         Message::Ready(m) => body(kind, m),
-        Message::Submit(m, _) => body(kind, m),
+        Message::Submit(m, ..) => body(kind, m),
         Message::Accepted(m) => body(kind, m),
         Message::Refused(m) => body(kind, m),
-        Message::StepOutputs(m, _) => body(kind, m),
+        Message::StepOutputs(m, ..) => body(kind, m),
         Message::Credit(m) => body(kind, m),
         Message::Cancel(m) => body(kind, m),
         Message::Heartbeat(m) => body(kind, m),
         Message::RouterHeartbeat(m) => body(kind, m),
         Message::WorkerStats(m) => body(kind, m),
         Message::Bye(m) => body(kind, m),
+        Message::AskBlocks(m) => body(kind, m),
+        Message::BlocksStored(m, _) => body(kind, m),
+        Message::BlocksRemoved(m, _) => body(kind, m),
+        Message::BlocksCleared(m) => body(kind, m),
     }?;
-    let ids = match message {
-        Message::Submit(_, ids) | Message::StepOutputs(_, ids) => ids_to_bytes(ids.iter().copied()),
-        _ => Vec::new(),
+    let (ids, floats): (&[u32], &[f32]) = match message {
+        Message::Submit(_, ids, floats) | Message::StepOutputs(_, ids, floats) => (ids, floats),
+        Message::BlocksStored(_, ids) | Message::BlocksRemoved(_, ids) => (ids, &[]),
+        _ => (&[], &[]),
     };
     Ok(Frames {
         kind: kind as u8,
         body,
-        ids,
-        floats: Vec::new(),
+        ids: ids_to_bytes(ids.iter().copied()),
+        floats: floats_to_bytes(floats),
     })
 }
 
@@ -123,26 +145,32 @@ pub fn decode(frames: &Frames) -> Result<Message, WireError> {
     let kind = Kind::try_from(frames.kind)?;
     let name = kind.name();
     let ids = || ids_from_bytes(name, &frames.ids);
+    let floats = || floats_from_bytes(name, &frames.floats);
     let message = match kind {
         Kind::Hello => Message::Hello(parse(kind, &frames.body)?),
         Kind::Welcome => Message::Welcome(parse(kind, &frames.body)?),
         Kind::Ready => Message::Ready(parse(kind, &frames.body)?),
-        Kind::Submit => Message::Submit(parse(kind, &frames.body)?, ids()?),
+        Kind::Submit => Message::Submit(parse(kind, &frames.body)?, ids()?, floats()?),
         Kind::Accepted => Message::Accepted(parse(kind, &frames.body)?),
         Kind::Refused => Message::Refused(parse(kind, &frames.body)?),
-        Kind::StepOutputs => Message::StepOutputs(parse(kind, &frames.body)?, ids()?),
+        Kind::StepOutputs => Message::StepOutputs(parse(kind, &frames.body)?, ids()?, floats()?),
         Kind::Credit => Message::Credit(parse(kind, &frames.body)?),
         Kind::Cancel => Message::Cancel(parse(kind, &frames.body)?),
         Kind::Heartbeat => Message::Heartbeat(parse(kind, &frames.body)?),
         Kind::RouterHeartbeat => Message::RouterHeartbeat(parse(kind, &frames.body)?),
         Kind::WorkerStats => Message::WorkerStats(parse(kind, &frames.body)?),
         Kind::Bye => Message::Bye(parse(kind, &frames.body)?),
+        Kind::AskBlocks => Message::AskBlocks(parse(kind, &frames.body)?),
+        Kind::BlocksStored => Message::BlocksStored(parse(kind, &frames.body)?, ids()?),
+        Kind::BlocksRemoved => Message::BlocksRemoved(parse(kind, &frames.body)?, ids()?),
+        Kind::BlocksCleared => Message::BlocksCleared(parse(kind, &frames.body)?),
     };
-    let uses_ids = matches!(kind, Kind::Submit | Kind::StepOutputs);
+    let uses_floats = matches!(kind, Kind::Submit | Kind::StepOutputs);
+    let uses_ids = uses_floats || matches!(kind, Kind::BlocksStored | Kind::BlocksRemoved);
     if !uses_ids && !frames.ids.is_empty() {
         return Err(extent(name, "(none)", "ids", 0, frames.ids.len() / 4));
     }
-    if !frames.floats.is_empty() {
+    if !uses_floats && !frames.floats.is_empty() {
         return Err(extent(name, "(none)", "floats", 0, frames.floats.len() / 4));
     }
     check(&message)?;
@@ -170,7 +198,7 @@ fn parse<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, WireError> 
     serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))
 }
 
-fn extent(
+pub(crate) fn extent(
     kind: &'static str,
     field: &'static str,
     part: &'static str,
@@ -189,37 +217,11 @@ fn extent(
 /// What the types cannot say, checked on both ways.
 fn check(message: &Message) -> Result<(), WireError> {
     match message {
-        Message::Submit(submit, ids) => {
-            submit.params.check()?;
-            // At least one prompt token must be left once the history is taken off the end.
-            if submit.num_output_tokens as usize >= ids.len() {
-                let wanted = u64::from(submit.num_output_tokens) + 1;
-                return Err(extent(
-                    "Submit",
-                    "num_output_tokens",
-                    "ids",
-                    wanted,
-                    ids.len(),
-                ));
-            }
-            Ok(())
-        }
-        Message::StepOutputs(step, ids) => {
-            let wanted: u64 = step
-                .outputs
-                .iter()
-                .map(|output| u64::from(output.num_tokens))
-                .sum();
-            if wanted != ids.len() as u64 {
-                return Err(extent(
-                    "StepOutputs",
-                    "num_tokens",
-                    "ids",
-                    wanted,
-                    ids.len(),
-                ));
-            }
-            Ok(())
+        Message::Submit(submit, ids, floats) => extents::submit(submit, ids, floats),
+        Message::StepOutputs(step, ids, floats) => extents::step(step, ids, floats),
+        Message::BlocksStored(m, words) => extents::blocks("BlocksStored", m.num_blocks, 6, words),
+        Message::BlocksRemoved(m, words) => {
+            extents::blocks("BlocksRemoved", m.num_blocks, 4, words)
         }
         Message::WorkerStats(stats)
             if stats.metrics.iter().any(|metric| !metric.value.is_finite()) =>

@@ -62,18 +62,47 @@ pub fn ids_to_bytes(ids: impl IntoIterator<Item = u32>) -> Vec<u8> {
     ids.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
+/// Numbers as they travel.
+pub fn floats_to_bytes(floats: &[f32]) -> Vec<u8> {
+    floats
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
 /// Token ids from an array part.
 ///
 /// # Errors
 /// [`WireError::Misaligned`] where the part is not a whole number of ids.
 pub fn ids_from_bytes(kind: &'static str, bytes: &[u8]) -> Result<Vec<u32>, WireError> {
-    let (whole, rest) = bytes.as_chunks::<4>();
-    if !rest.is_empty() {
-        return Err(WireError::Misaligned {
-            kind,
-            part: "ids",
-            bytes: bytes.len(),
-        });
-    }
+    let whole = words(kind, "ids", bytes)?;
     Ok(whole.iter().map(|id| u32::from_le_bytes(*id)).collect())
+}
+
+/// Numbers from an array part.
+///
+/// # Errors
+/// [`WireError::Misaligned`] where the part is not a whole number of floats.
+pub fn floats_from_bytes(kind: &'static str, bytes: &[u8]) -> Result<Vec<f32>, WireError> {
+    let whole = words(kind, "floats", bytes)?;
+    Ok(whole
+        .iter()
+        .map(|value| f32::from_le_bytes(*value))
+        .collect())
+}
+
+fn words<'b>(
+    kind: &'static str,
+    part: &'static str,
+    bytes: &'b [u8],
+) -> Result<&'b [[u8; 4]], WireError> {
+    let (whole, rest) = bytes.as_chunks::<4>();
+    if rest.is_empty() {
+        return Ok(whole);
+    }
+    Err(WireError::Misaligned {
+        kind,
+        part,
+        bytes: bytes.len(),
+    })
 }

@@ -56,4 +56,12 @@ kinds! {
     WorkerStats = 12,
     /// Either way: the last message on a link, and why it ends.
     Bye = 13,
+    /// Router to worker: say what the prefix cache holds.
+    AskBlocks = 14,
+    /// Worker to router: blocks that the prefix cache can find from now on.
+    BlocksStored = 15,
+    /// Worker to router: blocks that it cannot find any more.
+    BlocksRemoved = 16,
+    /// Worker to router: it is empty.
+    BlocksCleared = 17,
 }

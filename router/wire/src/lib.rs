@@ -5,6 +5,7 @@
 //! committed, and the gate compares them. A message is four parts, `[kind][body][ids][floats]`.
 //!
 //! - [`messages`]: the bodies, one struct a message.
+//! - [`sampling`]: how tokens are chosen, and its bounds.
 //! - [`kind`]: the one-byte kind frame that selects a body.
 //! - [`frame`]: the four parts, their limits and the array encodings.
 //! - [`codec`]: a typed message to frames and back, with every check a decoder owes its caller.
@@ -13,9 +14,11 @@
 
 pub mod codec;
 pub mod error;
+mod extents;
 pub mod frame;
 pub mod kind;
 pub mod messages;
+pub mod sampling;
 pub mod schema;
 
 pub use codec::{Message, decode, encode};

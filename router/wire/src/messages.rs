@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::WireError;
+pub use crate::sampling::{Grammar, GrammarKind, SamplingParams};
 
 /// A 128-bit identifier as 32 lower-case hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,25 +118,8 @@ pub enum RequestClass {
     Offline,
 }
 
-/// How the next token is chosen. Ranges: checked by the router at its door and again by the worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SamplingParams {
-    /// Most output tokens, at least 1, those before a resume included.
-    pub max_tokens: u32,
-    /// Output tokens before which no end token may come.
-    pub min_tokens: u32,
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// Nucleus, in (0, 1].
-    pub top_p: f32,
-    /// Key of the counter-based generator; always given, drawn by the router where the client gave none.
-    pub seed: u64,
-    /// Whether the model's end tokens are ordinary tokens.
-    pub ignore_eos: bool,
-}
-
-/// Router to worker: run this request. The ids part holds the prompt, then the output history.
+/// Router to worker: run this request. The ids part holds the prompt, the output history, and then what `params` counts:
+/// stop tokens, allowed tokens, bad words one after the other, biased tokens. The floats part holds the biases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Submit {
@@ -146,6 +129,9 @@ pub struct Submit {
     pub request_id: HexId,
     /// Grows with each `Submit` of the request.
     pub attempt: u32,
+    /// Shared by the choices of one prompt, each of which is a request of its own; they may share their prefill.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub group: Option<HexId>,
     /// Which of the group's choices this is; part of the generator's counter.
     pub choice_index: u32,
     /// Class of the request.
@@ -231,6 +217,10 @@ pub struct RequestFailure {
 }
 
 /// One request's part of a step. No tokens and no end: a row that is still in prefill.
+///
+/// A position's logprobs are those of the raw distribution: of the token that stands there, and of the likeliest ones,
+/// descending. Prompt positions are said in order, from the second on (nothing comes before the first), each once an
+/// attempt, and all of them before or with the first token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestOutput {
@@ -240,8 +230,15 @@ pub struct RequestOutput {
     pub attempt: u32,
     /// Output position of the first token here, counted since the request began.
     pub start: u32,
-    /// Tokens of this request in the ids part, which holds all requests' tokens in the order of `outputs`.
+    /// Tokens of this request in the ids part, which begins with all requests' tokens in the order of `outputs`.
     pub num_tokens: u32,
+    /// Likeliest tokens beside each token here; none where no logprobs are given.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub num_top_logprobs: Option<u32>,
+    /// Prompt positions whose logprobs are here.
+    pub num_prompt_logprobs: u32,
+    /// Likeliest tokens beside each of these positions.
+    pub num_top_prompt_logprobs: u32,
     /// Prompt and history tokens that were found in the prefix cache.
     pub num_cached_tokens: u32,
     /// Set with the request's last output.
@@ -252,7 +249,11 @@ pub struct RequestOutput {
     pub error: Option<RequestFailure>,
 }
 
-/// Worker to router: one engine step. The ids part holds the sampled tokens.
+/// Worker to router: one engine step.
+///
+/// The ids part holds the sampled tokens of all outputs; then, output by output, the likeliest tokens of its prompt
+/// positions and of its tokens. The floats part holds, output by output: for its prompt positions the logprobs of what
+/// stands there and then those of the likeliest, and the same for its tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StepOutputs {
@@ -332,6 +333,14 @@ pub enum MetricName {
     Preemptions,
     /// Bytes of the memory plan: label `part`.
     MemoryBytes,
+    /// Slices of offline rows that left a step in the middle.
+    ParkedSlices,
+    /// Tokens that were computed in part and dropped.
+    ParkedTokensWasted,
+    /// Tokens that were guessed.
+    DraftTokens,
+    /// Guesses that turned out right.
+    AcceptedDraftTokens,
 }
 
 /// One metric's value.
@@ -365,6 +374,47 @@ pub struct WorkerStats {
     pub metrics: Vec<Metric>,
 }
 
+/// Router to worker: say what the prefix cache holds, as `BlocksCleared` and then `BlocksStored`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskBlocks {
+    /// Position in this direction of the link.
+    pub seq: u64,
+}
+
+/// Worker to router: blocks that the prefix cache can find from now on. Said after the `StepOutputs` that made it true.
+///
+/// The ids part holds six words a block: hash, hash of the block before it (the salt for a first one) and salt, each a
+/// u64 as its low and then its high half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlocksStored {
+    /// Position in this direction of the link.
+    pub seq: u64,
+    /// How many.
+    pub num_blocks: u32,
+}
+
+/// Worker to router: blocks that the prefix cache cannot find any more.
+///
+/// The ids part holds four words a block: salt and hash, each a u64 as its low and then its high half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlocksRemoved {
+    /// Position in this direction of the link.
+    pub seq: u64,
+    /// How many.
+    pub num_blocks: u32,
+}
+
+/// Worker to router: the prefix cache is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlocksCleared {
+    /// Position in this direction of the link.
+    pub seq: u64,
+}
+
 /// Why a link ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -393,30 +443,4 @@ pub struct Bye {
     pub code: ByeCode,
     /// For people: what to do about it.
     pub message: String,
-}
-
-impl SamplingParams {
-    /// Checks what the type cannot say.
-    ///
-    /// # Errors
-    /// [`WireError::OutOfRange`] with the field's name.
-    pub fn check(&self) -> Result<(), WireError> {
-        let out_of_range = |field| WireError::OutOfRange {
-            kind: "Submit",
-            field,
-        };
-        if !self.temperature.is_finite() || self.temperature < 0.0 {
-            return Err(out_of_range("temperature"));
-        }
-        if !self.top_p.is_finite() || self.top_p <= 0.0 || self.top_p > 1.0 {
-            return Err(out_of_range("top_p"));
-        }
-        if self.max_tokens == 0 {
-            return Err(out_of_range("max_tokens"));
-        }
-        if self.min_tokens > self.max_tokens {
-            return Err(out_of_range("min_tokens"));
-        }
-        Ok(())
-    }
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
 use crate::messages::{
-    Accepted, Bye, Cancel, Credit, Heartbeat, Hello, Ready, Refused, RouterHeartbeat, StepOutputs,
-    Submit, Welcome, WorkerStats,
+    Accepted, AskBlocks, BlocksCleared, BlocksRemoved, BlocksStored, Bye, Cancel, Credit,
+    Heartbeat, Hello, Ready, Refused, RouterHeartbeat, StepOutputs, Submit, Welcome, WorkerStats,
 };
 
 /// The committed schema. The gate compares it with what [`schema`] prints.
@@ -43,6 +43,10 @@ pub fn schema() -> serde_json::Result<String> {
         generator.subschema_for::<RouterHeartbeat>(),
         generator.subschema_for::<WorkerStats>(),
         generator.subschema_for::<Bye>(),
+        generator.subschema_for::<AskBlocks>(),
+        generator.subschema_for::<BlocksStored>(),
+        generator.subschema_for::<BlocksRemoved>(),
+        generator.subschema_for::<BlocksCleared>(),
     ];
     let kinds: Map<String, Value> = Kind::ALL
         .iter()

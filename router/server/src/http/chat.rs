@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::app::App;
 use super::error::ServerError;
 use super::fields::Endpoint;
-use super::generate::{self, on_text};
+use super::generate::{self, Prompted, on_text};
 use super::json::{Object, short};
 use super::readers;
 use super::route::{Call, HandlerResult};
@@ -44,6 +44,10 @@ pub async fn handle(app: Arc<App>, call: Call) -> HandlerResult {
         tokens.map_err(|error| ServerError::invalid("messages", error.to_string()))
     })
     .await?;
+    let prompt = Prompted {
+        tokens: prompt,
+        text: None,
+    };
     generate::answer(&app, asked, vec![prompt]).await
 }
 

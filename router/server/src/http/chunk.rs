@@ -4,8 +4,11 @@
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
+use super::app::App;
 use super::fields::Endpoint;
-use crate::session::{FinishReason, Usage};
+use super::generate::{Asked, Prompted};
+use super::logprobs::LogprobWriter;
+use crate::session::{FinishReason, Step, Usage};
 
 /// What all chunks of an answer, or the answer itself, say alike.
 #[derive(Debug, Clone)]
@@ -22,16 +25,61 @@ pub struct AnswerHead {
     pub system_fingerprint: String,
 }
 
+/// What the choices of an answer say beside their texts.
+pub struct Shape {
+    /// Chat or completions.
+    pub(super) endpoint: Endpoint,
+    /// Says logprobs of tokens, where they were asked for.
+    pub(super) logprobs: Option<LogprobWriter>,
+    /// Says those of the prompt, so many likeliest ones a token.
+    pub(super) prompt_logprobs: Option<(LogprobWriter, usize)>,
+    /// Whether token ids are said.
+    pub(super) token_ids: bool,
+    prompts: Vec<Prompted>,
+    /// Choices of each prompt.
+    each: usize,
+}
+
+impl Shape {
+    /// The shape of what was asked for.
+    pub(super) fn new(app: &App, asked: &Asked, prompts: Vec<Prompted>) -> Self {
+        let wishes = &asked.wishes;
+        let writer = |top: u32| {
+            let tokenizer = app.model.tokenizer().clone();
+            LogprobWriter::new(tokenizer, asked.endpoint, top as usize)
+        };
+        Self {
+            endpoint: asked.endpoint,
+            logprobs: wishes.logprobs.map(writer),
+            prompt_logprobs: wishes
+                .prompt_logprobs
+                .map(|top| (writer(top), top as usize)),
+            token_ids: wishes.return_token_ids,
+            prompts,
+            each: wishes.n.max(1) as usize,
+        }
+    }
+
+    /// A prompt's tokens.
+    pub(super) fn prompt_tokens(&self, prompt: usize) -> &[u32] {
+        self.prompts
+            .get(prompt)
+            .map_or(&[], |prompt| &prompt.tokens)
+    }
+}
+
 /// Writes the events of one stream.
 pub struct ChunkWriter {
-    endpoint: Endpoint,
+    shape: Shape,
     /// From `data: ` to the opening bracket of the choices.
     head: Vec<u8>,
     /// From the closing bracket on.
     tail: &'static [u8],
     include_usage: bool,
-    /// Which choices have had their role.
+    /// Which choices have had their first event.
     opened: Vec<bool>,
+    /// Characters of each choice's text, for the offsets in its logprobs.
+    offsets: Vec<usize>,
 }
 
 /// The last event of a stream that went well.
@@ -41,8 +89,8 @@ pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
 impl ChunkWriter {
     /// A writer for a stream of this many choices.
-    pub fn new(endpoint: Endpoint, head: &AnswerHead, include_usage: bool, choices: usize) -> Self {
-        let object = match endpoint {
+    pub fn new(head: &AnswerHead, shape: Shape, include_usage: bool, choices: usize) -> Self {
+        let object = match shape.endpoint {
             Endpoint::Chat => "chat.completion.chunk",
             Endpoint::Completions => "text_completion",
         };
@@ -56,7 +104,7 @@ impl ChunkWriter {
             quoted(&head.system_fingerprint),
         );
         Self {
-            endpoint,
+            shape,
             head: start.into_bytes(),
             tail: if include_usage {
                 b"],\"usage\":null}\n\n"
@@ -65,31 +113,50 @@ impl ChunkWriter {
             },
             include_usage,
             opened: vec![false; choices],
+            offsets: vec![0; choices],
         }
     }
 
-    /// One event with text of a choice. In chat the first one is led by the event that gives the role.
-    pub fn text(&mut self, out: &mut BytesMut, index: usize, text: &str) {
-        self.open(out, index);
-        let before: &[u8] = match self.endpoint {
-            Endpoint::Chat => b",\"delta\":{\"content\":",
-            Endpoint::Completions => b",\"text\":",
-        };
-        let after: &[u8] = match self.endpoint {
-            Endpoint::Chat => b"},\"logprobs\":null,\"finish_reason\":null}",
-            Endpoint::Completions => b",\"logprobs\":null,\"finish_reason\":null}",
+    /// One event with a step's text of a choice, and what is said of its tokens. In chat the first one is led by the
+    /// event that gives the role.
+    pub fn step(&mut self, out: &mut BytesMut, index: usize, step: &Step) {
+        let is_first = self.open(out, index);
+        let (before, after): (&[u8], &[u8]) = match self.shape.endpoint {
+            Endpoint::Chat => (b",\"delta\":{\"content\":", b"}"),
+            Endpoint::Completions => (b",\"text\":", b""),
         };
         self.begin(out, index);
         out.put_slice(before);
-        put_quoted(out, text);
+        put_quoted(out, &step.text);
         out.put_slice(after);
+        out.put_slice(b",\"logprobs\":");
+        match (&self.shape.logprobs, self.offsets.get_mut(index)) {
+            (Some(writer), Some(offset)) if !step.positions.is_empty() => {
+                out.put_slice(
+                    writer
+                        .choice(&step.positions, offset)
+                        .to_string()
+                        .as_bytes(),
+                );
+            }
+            _ => out.put_slice(b"null"),
+        }
+        out.put_slice(b",\"finish_reason\":null");
+        if self.shape.token_ids {
+            put_ids(out, "token_ids", &step.token_ids);
+            if is_first && self.shape.endpoint == Endpoint::Completions {
+                let prompt = self.shape.prompt_tokens(index / self.shape.each);
+                put_ids(out, "prompt_token_ids", prompt);
+            }
+        }
+        out.put_u8(b'}');
         out.put_slice(self.tail);
     }
 
     /// The event that ends a choice.
     pub fn finish(&mut self, out: &mut BytesMut, index: usize, reason: FinishReason) {
         self.open(out, index);
-        let before: &[u8] = match self.endpoint {
+        let before: &[u8] = match self.shape.endpoint {
             Endpoint::Chat => b",\"delta\":{},\"logprobs\":null,\"finish_reason\":",
             Endpoint::Completions => b",\"text\":\"\",\"logprobs\":null,\"finish_reason\":",
         };
@@ -111,18 +178,26 @@ impl ChunkWriter {
         out.put_slice(DONE);
     }
 
-    fn open(&mut self, out: &mut BytesMut, index: usize) {
+    /// Says once what comes before all else of a choice; whether that was now.
+    fn open(&mut self, out: &mut BytesMut, index: usize) -> bool {
         let first = match self.opened.get_mut(index) {
             Some(opened) => !std::mem::replace(opened, true),
             None => false,
         };
-        if first && self.endpoint == Endpoint::Chat {
+        if first && self.shape.endpoint == Endpoint::Chat {
             self.begin(out, index);
             out.put_slice(
                 b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
             );
-            out.put_slice(self.tail);
+            if self.shape.token_ids && index == 0 {
+                out.put_u8(b']');
+                put_ids(out, "prompt_token_ids", self.shape.prompt_tokens(0));
+                out.put_slice(self.tail.get(1..).unwrap_or_default());
+            } else {
+                out.put_slice(self.tail);
+            }
         }
+        first
     }
 
     fn begin(&self, out: &mut BytesMut, index: usize) {
@@ -132,53 +207,22 @@ impl ChunkWriter {
     }
 }
 
-/// A whole answer: one text and reason for each choice.
-pub fn whole(
-    endpoint: Endpoint,
-    head: &AnswerHead,
-    choices: &[(String, FinishReason)],
-    usage: Usage,
-) -> Vec<u8> {
-    let choice = |(index, (text, reason)): (usize, &(String, FinishReason))| match endpoint {
-        Endpoint::Chat => json!({
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": null},
-            "logprobs": null,
-            "finish_reason": reason.name(),
-        }),
-        Endpoint::Completions => json!({
-            "index": index,
-            "text": text,
-            "logprobs": null,
-            "finish_reason": reason.name(),
-        }),
-    };
-    let choices: Vec<Value> = choices.iter().enumerate().map(choice).collect();
-    let object = match endpoint {
-        Endpoint::Chat => "chat.completion",
-        Endpoint::Completions => "text_completion",
-    };
-    json!({
-        "id": head.id,
-        "object": object,
-        "created": head.created,
-        "model": head.model,
-        "service_tier": head.service_tier,
-        "system_fingerprint": head.system_fingerprint,
-        "choices": choices,
-        "usage": usage_json(usage),
-    })
-    .to_string()
-    .into_bytes()
-}
-
-fn usage_json(usage: Usage) -> Value {
+/// The object `usage`.
+pub(super) fn usage_json(usage: Usage) -> Value {
     json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     })
+}
+
+/// A further field with token ids.
+fn put_ids(out: &mut BytesMut, name: &str, ids: &[u32]) {
+    out.put_slice(b",\"");
+    out.put_slice(name.as_bytes());
+    out.put_slice(b"\":");
+    out.put_slice(Value::from(ids).to_string().as_bytes());
 }
 
 fn quoted(text: &str) -> String {

@@ -26,6 +26,9 @@ pub enum Code {
     MemoryPressure,
     Internal,
     NumericsError,
+    GrammarInvalid,
+    GrammarTooComplex,
+    GrammarDeadEnd,
     ResumeLimit,
     NoWorker,
     Draining,
@@ -63,6 +66,9 @@ impl Code {
             Self::MemoryPressure => "memory_pressure",
             Self::Internal => "internal",
             Self::NumericsError => "numerics_error",
+            Self::GrammarInvalid => "grammar_invalid",
+            Self::GrammarTooComplex => "grammar_too_complex",
+            Self::GrammarDeadEnd => "grammar_dead_end",
             Self::ResumeLimit => "resume_limit",
             Self::NoWorker => "no_worker",
             Self::Draining => "draining",
@@ -80,7 +86,9 @@ impl Code {
             | Self::UnsupportedParameter
             | Self::ChatUnsupported
             | Self::ContextLengthExceeded
-            | Self::KvNeverFits => StatusCode::BAD_REQUEST,
+            | Self::KvNeverFits
+            | Self::GrammarInvalid
+            | Self::GrammarTooComplex => StatusCode::BAD_REQUEST,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::ModelNotFound | Self::UnknownUrl => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -88,7 +96,7 @@ impl Code {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull | Self::MemoryPressure => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal | Self::NumericsError | Self::ResumeLimit => {
+            Self::Internal | Self::NumericsError | Self::GrammarDeadEnd | Self::ResumeLimit => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::NoWorker | Self::Draining | Self::QueueTimeout | Self::TooManyConnections => {
@@ -109,13 +117,16 @@ impl Code {
 
     /// What a worker may say. The table is closed: anything else is a fault of the worker.
     pub(super) fn of_worker(code: &str) -> Self {
-        const KNOWN: [Code; 7] = [
+        const KNOWN: [Code; 10] = [
             Code::InvalidRequest,
             Code::UnsupportedParameter,
             Code::ContextLengthExceeded,
             Code::KvNeverFits,
             Code::MemoryPressure,
             Code::NumericsError,
+            Code::GrammarInvalid,
+            Code::GrammarTooComplex,
+            Code::GrammarDeadEnd,
             Code::Draining,
         ];
         KNOWN

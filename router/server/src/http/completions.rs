@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::app::App;
 use super::error::ServerError;
 use super::fields::Endpoint;
-use super::generate::{self, on_text};
+use super::generate::{self, Prompted, on_text};
 use super::json::Object;
 use super::readers;
 use super::route::{Call, HandlerResult};
@@ -39,12 +39,14 @@ pub async fn handle(app: Arc<App>, call: Call) -> HandlerResult {
         prompts
             .into_iter()
             .map(|prompt| match prompt {
-                Prompt::Text(text) => app
-                    .model
-                    .tokenizer()
-                    .encode(&text, true)
-                    .map_err(|error| ServerError::invalid(NAME, error.to_string())),
-                Prompt::Tokens(tokens) => Ok(tokens),
+                Prompt::Text(text) => {
+                    let tokens = app.model.tokenizer().encode(&text, true);
+                    let tokens =
+                        tokens.map_err(|error| ServerError::invalid(NAME, error.to_string()))?;
+                    let text = Some(text);
+                    Ok(Prompted { tokens, text })
+                }
+                Prompt::Tokens(tokens) => Ok(Prompted { tokens, text: None }),
             })
             .collect()
     })

@@ -60,47 +60,40 @@ const FIELDS: &[(&str, Rule, Rule)] = &[
     ("session_id", Ignored, Ignored),
     ("store", IgnoredIf(is_false), IgnoredIf(is_false)),
     // Sampling.
-    ("n", Neutral(is_one), Neutral(is_one)),
-    ("best_of", Neutral(is_one), Neutral(is_one)),
-    ("frequency_penalty", Neutral(is_zero), Neutral(is_zero)),
-    ("presence_penalty", Neutral(is_zero), Neutral(is_zero)),
-    ("repetition_penalty", Neutral(is_one), Neutral(is_one)),
-    ("top_k", Neutral(is_no_top_k), Neutral(is_no_top_k)),
-    ("min_p", Neutral(is_zero), Neutral(is_zero)),
-    ("logit_bias", Neutral(is_empty), Neutral(is_empty)),
-    ("allowed_token_ids", Refused, Refused),
-    ("bad_words", Neutral(is_empty), Neutral(is_empty)),
-    ("stop_token_ids", Neutral(is_empty), Neutral(is_empty)),
-    (
-        "include_stop_str_in_output",
-        Neutral(is_false),
-        Neutral(is_false),
-    ),
-    ("skip_special_tokens", Neutral(is_true), Neutral(is_true)),
+    ("n", Honoured, Honoured),
+    ("best_of", Neutral(is_one), Honoured),
+    ("frequency_penalty", Honoured, Honoured),
+    ("presence_penalty", Honoured, Honoured),
+    ("repetition_penalty", Honoured, Honoured),
+    ("top_k", Honoured, Honoured),
+    ("min_p", Honoured, Honoured),
+    ("logit_bias", Honoured, Honoured),
+    ("allowed_token_ids", Honoured, Honoured),
+    ("bad_words", Honoured, Honoured),
+    ("stop_token_ids", Honoured, Honoured),
+    ("include_stop_str_in_output", Honoured, Honoured),
+    ("skip_special_tokens", Honoured, Honoured),
+    // Our detokeniser never puts spaces between them.
     (
         "spaces_between_special_tokens",
-        Neutral(is_true),
-        Neutral(is_true),
+        IgnoredIf(Value::is_boolean),
+        IgnoredIf(Value::is_boolean),
     ),
-    ("logprobs", Neutral(is_false), Neutral(is_false)),
-    ("top_logprobs", Neutral(is_zero), Absent),
-    ("prompt_logprobs", Refused, Refused),
-    ("return_token_ids", Neutral(is_false), Neutral(is_false)),
-    ("echo", Neutral(is_false), Neutral(is_false)),
+    ("logprobs", Honoured, Honoured),
+    ("top_logprobs", Honoured, Absent),
+    ("prompt_logprobs", Honoured, Honoured),
+    ("return_token_ids", Honoured, Honoured),
+    ("echo", Neutral(is_false), Honoured),
     ("suffix", Absent, Neutral(is_empty)),
-    ("truncate_prompt_tokens", Refused, Refused),
+    ("truncate_prompt_tokens", Honoured, Honoured),
     ("cache_salt", Refused, Refused),
     ("priority", Neutral(is_zero), Neutral(is_zero)),
     ("logits_processors", Neutral(is_empty), Neutral(is_empty)),
     ("use_beam_search", Neutral(is_false), Neutral(is_false)),
     ("kv_transfer_params", Refused, Refused),
     // Shape of the answer.
-    (
-        "response_format",
-        Neutral(is_text_format),
-        Neutral(is_text_format),
-    ),
-    ("structured_outputs", Neutral(is_empty), Neutral(is_empty)),
+    ("response_format", Honoured, Honoured),
+    ("structured_outputs", Honoured, Honoured),
     ("tools", Neutral(is_empty), Absent),
     ("tool_choice", Neutral(is_no_tool), Absent),
     ("parallel_tool_calls", Neutral(Value::is_boolean), Absent),
@@ -190,10 +183,6 @@ fn is_one(value: &Value) -> bool {
     is_number(value, 1.0)
 }
 
-fn is_no_top_k(value: &Value) -> bool {
-    is_number(value, 0.0) || is_number(value, -1.0)
-}
-
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Array(list) => list.is_empty(),
@@ -212,12 +201,6 @@ fn is_text_only(value: &Value) -> bool {
         list.iter()
             .all(|modality| modality.as_str() == Some("text"))
     })
-}
-
-fn is_text_format(value: &Value) -> bool {
-    value
-        .as_object()
-        .is_some_and(|format| format.len() == 1 && format.get("type") == Some(&"text".into()))
 }
 
 #[cfg(test)]
@@ -243,14 +226,18 @@ mod tests {
     #[test]
     fn neutral_values_pass_and_hints_are_listed() {
         let body = json!({
-            "model": "m", "messages": [], "n": 1, "best_of": null, "presence_penalty": 0, "frequency_penalty": 0.0,
-            "repetition_penalty": 1.0, "top_k": -1, "min_p": 0, "logit_bias": {}, "logprobs": false,
+            "model": "m", "messages": [], "n": 1, "best_of": 1, "echo": false, "priority": 0,
             "response_format": {"type": "text"}, "tools": [{"type": "function"}], "tool_choice": "none",
-            "user": "u", "store": false, "metadata": null, "audio": null,
+            "user": "u", "store": false, "metadata": null, "audio": null, "spaces_between_special_tokens": true,
         });
         assert_eq!(
             outcome(&body, Endpoint::Chat),
-            Ok(vec!["store", "tools", "user"])
+            Ok(vec![
+                "spaces_between_special_tokens",
+                "store",
+                "tools",
+                "user"
+            ])
         );
         let body = json!({"model": "m", "prompt": "", "logprobs": false});
         assert_eq!(outcome(&body, Endpoint::Completions), Ok(Vec::new()));
@@ -260,10 +247,10 @@ mod tests {
     fn all_else_is_refused_by_name() {
         let cases = [
             (
-                json!({"n": 2}),
+                json!({"best_of": 2}),
                 Endpoint::Chat,
                 "unsupported_parameter",
-                "n",
+                "best_of",
             ),
             (
                 json!({"store": true}),
@@ -278,16 +265,16 @@ mod tests {
                 "tools",
             ),
             (
-                json!({"logprobs": 0}),
+                json!({"top_logprobs": 0}),
                 Endpoint::Completions,
-                "unsupported_parameter",
-                "logprobs",
+                "unknown_parameter",
+                "top_logprobs",
             ),
             (
-                json!({"response_format": {"type": "json_object"}}),
+                json!({"echo": true}),
                 Endpoint::Chat,
                 "unsupported_parameter",
-                "response_format",
+                "echo",
             ),
             (
                 json!({"messages": []}),

@@ -4,19 +4,18 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
-use slackwater_core::{Class, Limits, Request, RequestDraft, RequestId, Time};
+use slackwater_core::{Class, Request, RequestId, Time};
 
-use super::answer::{self, Body};
 use super::app::App;
-use super::chunk::{AnswerHead, ChunkWriter, whole};
-use super::error::{ParamNames, ServerError};
+use super::chunk::{AnswerHead, ChunkWriter, Shape};
+use super::error::ServerError;
 use super::fields::{self, Endpoint};
 use super::json::{self, Object, short};
 use super::readers::{self, Common};
-use super::route::{Call, HandlerResult, X_REQUEST_ID, draw_request_id, is_label};
-use super::{body, sse};
-use crate::session::{Choices, FinishReason, Session, SessionError, TextStream};
+use super::route::{Call, HandlerResult, X_REQUEST_ID, is_label};
+use super::wishes::{self, Wishes};
+use super::{body, collect, requests, sse};
+use crate::session::{Choices, Echo, Session, SessionError, TextOptions, TextStream};
 use crate::stop::StopMatcher;
 
 /// A body that has been read and checked, but for its prompt.
@@ -25,19 +24,27 @@ pub struct Asked {
     pub body: Object,
     /// Those that both endpoints have.
     pub common: Common,
-    endpoint: Endpoint,
-    class: Class,
+    /// What shapes the choices.
+    pub(super) wishes: Wishes,
+    pub(super) endpoint: Endpoint,
+    pub(super) class: Class,
     ignored: Vec<&'static str>,
-    request_id: RequestId,
-    arrival: Time,
+    pub(super) request_id: RequestId,
+    pub(super) arrival: Time,
+}
+
+/// A prompt's tokens, and its text where that was what came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompted {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// The text.
+    pub text: Option<String>,
 }
 
 const X_CLASS: HeaderName = HeaderName::from_static("x-slackwater-class");
 const X_IGNORED: HeaderName = HeaderName::from_static("x-slackwater-ignored");
 const X_PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
-
-/// Output tokens of a completion that names no limit.
-const COMPLETION_TOKENS: u32 = 16;
 
 /// Reads a request's body and the fields that both endpoints have.
 ///
@@ -55,9 +62,11 @@ pub async fn read(app: &App, call: Call, endpoint: Endpoint) -> Result<Asked, Se
         return Err(ServerError::UnknownModel { model });
     }
     let class = class_of(&call.headers, &common)?;
+    let wishes = wishes::read(&body, endpoint, common.stream, limits)?;
     Ok(Asked {
         body,
         common,
+        wishes,
         endpoint,
         class,
         ignored,
@@ -88,24 +97,25 @@ const fn tier_of(class: Class) -> &'static str {
     }
 }
 
-/// Runs one request for each prompt and answers with their texts.
+/// Runs a request for each choice of each prompt and answers with their texts.
 ///
 /// # Errors
 /// What any of them came to.
-pub async fn answer(app: &App, asked: Asked, prompts: Vec<Vec<u32>>) -> HandlerResult {
-    let requests = requests(app, &asked, prompts).await?;
-    let mut sessions = Vec::with_capacity(requests.len());
-    for request in requests {
-        sessions.push(open(app, &asked.common, request).await?);
-    }
-    let choices = Choices::new(sessions);
+pub async fn answer(app: &Arc<App>, mut asked: Asked, prompts: Vec<Prompted>) -> HandlerResult {
+    requests::tokenise_words(app, &mut asked.wishes).await?;
+    let prompts = requests::kept(&asked.wishes, prompts);
+    let requests = requests::make(app, &asked, &prompts).await?;
+    let choices = open(app, &asked, &prompts, requests).await?;
     let head = head(app, &asked);
+    let wishes = &asked.wishes;
+    let shape = Shape::new(app, &asked, prompts);
     let mut response = if asked.common.stream {
         let include_usage = asked.common.include_usage;
-        let writer = ChunkWriter::new(asked.endpoint, &head, include_usage, choices.len());
+        let writer = ChunkWriter::new(&head, shape, include_usage, choices.len());
         sse::answer(choices, writer, app.limits.clone()).await?
     } else {
-        let mut response = collect(choices, asked.endpoint, &head).await?;
+        let mut response =
+            collect::whole(choices, &head, &shape, (wishes.n, wishes.best_of)).await?;
         let spent = app.handle.clock().now().since(asked.arrival);
         let millis = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
         response
@@ -132,86 +142,71 @@ fn describe(headers: &mut HeaderMap, asked: &Asked, longest_label: usize) {
     }
 }
 
-/// Checks all prompts before the core hears of any.
-async fn requests(
+/// Opens a session for each request, in the order of the answer's choices.
+async fn open(
     app: &App,
     asked: &Asked,
-    prompts: Vec<Vec<u32>>,
-) -> Result<Vec<Request>, ServerError> {
-    let limits = model_limits(app).await?;
-    let common = &asked.common;
-    let names = ParamNames {
-        prompt: match asked.endpoint {
-            Endpoint::Chat => "messages",
-            Endpoint::Completions => "prompt",
-        },
-        max_tokens: common.max_tokens_name,
-    };
-    let max_tokens = match asked.endpoint {
-        Endpoint::Chat => common.max_tokens,
-        Endpoint::Completions => common.max_tokens.or(Some(COMPLETION_TOKENS)),
-    };
-    let all = prompts.len() as u64 * u64::from(max_tokens.unwrap_or(1));
-    if all > app.limits.output_tokens {
-        let most = app.limits.output_tokens;
-        return Err(ServerError::invalid(
-            names.max_tokens,
-            format!("times the number of prompts is {all}, over {most}"),
-        ));
+    prompts: &[Prompted],
+    requests: Vec<Request>,
+) -> Result<Choices, ServerError> {
+    let mut sessions = Vec::with_capacity(requests.len());
+    for (index, request) in requests.into_iter().enumerate() {
+        let mut options = text_options(app, asked, &request)?;
+        if asked.wishes.echo {
+            let prompt = prompts.get(index / asked.wishes.best_of as usize);
+            options.echo = Some(echo(app, asked, prompt, &request)?);
+        }
+        let text = TextStream::new(app.model.tokenizer().clone(), options);
+        let prompt_tokens = (request.choice_index() == 0).then(|| request.prompt().len());
+        let stream = app.handle.open(request).await;
+        let stream = stream.map_err(|_| ServerError::Draining)?;
+        sessions.push(Session::new(stream, text, prompt_tokens));
     }
-    let patience = app.limits.patience_of(asked.class);
-    let mut requests = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
-        let request_id = if requests.is_empty() {
-            asked.request_id
-        } else {
-            draw_request_id()?
-        };
-        let draft = RequestDraft {
-            request_id,
-            prompt,
-            max_tokens,
-            min_tokens: common.min_tokens,
-            temperature: common.temperature,
-            top_p: common.top_p,
-            seed: common.seed.map_or_else(draw_seed, Ok)?,
-            ignore_eos: common.ignore_eos,
-            class: asked.class,
-            salt: 0,
-            arrival: asked.arrival,
-            expiry: Some(asked.arrival + patience),
-        };
-        let request = Request::parse(draft, &limits);
-        requests.push(request.map_err(|error| ServerError::Request { error, names })?);
-    }
-    Ok(requests)
+    Ok(Choices::new(sessions))
 }
 
-fn draw_seed() -> Result<u64, ServerError> {
-    getrandom::u64().map_err(|_| ServerError::Internal {
-        what: "the system gave no random bytes",
+fn text_options(app: &App, asked: &Asked, request: &Request) -> Result<TextOptions, ServerError> {
+    let Asked { common, wishes, .. } = asked;
+    let mut stops = StopMatcher::new(&common.stop)
+        .map_err(|error| ServerError::invalid("stop", error.to_string()))?;
+    let mut hidden = Vec::new();
+    if wishes.include_stop {
+        stops = stops.showing_stop();
+    } else {
+        hidden.extend(&request.shaping().stop_token_ids);
+        if !common.ignore_eos {
+            hidden.extend(app.model.eos_token_ids());
+        }
+    }
+    Ok(TextOptions {
+        stops,
+        min_tokens: common.min_tokens,
+        shows_special: !wishes.skip_special,
+        hidden,
+        with_logprobs: wishes.logprobs.is_some(),
+        with_token_ids: wishes.return_token_ids,
+        echo: None,
     })
 }
 
-/// What the model can take. Only the first worker of all can say; it is waited for a while.
-async fn model_limits(app: &App) -> Result<Limits, ServerError> {
-    let mut status = app.handle.watch();
-    let known = status.wait_for(|status| status.limits.is_some() || status.draining);
-    match tokio::time::timeout(app.limits.no_worker_wait, known).await {
-        Ok(Ok(status)) => status.limits.ok_or(ServerError::Draining),
-        Ok(Err(_)) => Err(ServerError::Draining),
-        Err(_) => Err(ServerError::NoWorker),
-    }
-}
-
-async fn open(app: &App, common: &Common, request: Request) -> Result<Session, ServerError> {
-    let stops = StopMatcher::new(&common.stop)
-        .map_err(|error| ServerError::invalid("stop", error.to_string()))?;
-    let text = TextStream::new(app.model.tokenizer().clone(), stops, common.min_tokens);
-    let prompt_tokens = request.prompt().len();
-    let stream = app.handle.open(request).await;
-    let stream = stream.map_err(|_| ServerError::Draining)?;
-    Ok(Session::new(stream, text, prompt_tokens))
+/// The prompt as it came, or the text of its tokens.
+fn echo(
+    app: &App,
+    asked: &Asked,
+    prompt: Option<&Prompted>,
+    request: &Request,
+) -> Result<Echo, ServerError> {
+    let text = if let Some(text) = prompt.and_then(|prompt| prompt.text.clone()) {
+        text
+    } else {
+        let tokenizer = app.model.tokenizer();
+        let decoded = tokenizer.decode(request.prompt(), asked.wishes.skip_special);
+        decoded.map_err(|error| ServerError::invalid("prompt", error.to_string()))?
+    };
+    Ok(Echo {
+        text,
+        tokens: request.prompt().clone(),
+    })
 }
 
 fn head(app: &App, asked: &Asked) -> AnswerHead {
@@ -228,26 +223,6 @@ fn head(app: &App, asked: &Asked) -> AnswerHead {
         service_tier: tier_of(asked.class),
         system_fingerprint: format!("fp_{}", app.model.text_hash()),
     }
-}
-
-/// Waits for the whole of all texts. The server is the one that takes them here, and their length is bounded.
-async fn collect(
-    mut choices: Choices,
-    endpoint: Endpoint,
-    head: &AnswerHead,
-) -> Result<Response<Body>, ServerError> {
-    let mut texts: Vec<(String, FinishReason)> =
-        vec![(String::new(), FinishReason::Stop); choices.len()];
-    while !choices.ended() {
-        let (index, step) = choices.next().await?;
-        if let Some((text, reason)) = texts.get_mut(index) {
-            text.push_str(&step.text);
-            *reason = step.finish.unwrap_or(*reason);
-        }
-        choices.taken().await?;
-    }
-    let body = whole(endpoint, head, &texts, choices.usage());
-    Ok(answer::json(StatusCode::OK, body))
 }
 
 impl From<SessionError> for ServerError {

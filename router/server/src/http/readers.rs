@@ -70,7 +70,7 @@ pub fn common(body: &Object, limits: &ServerLimits) -> Result<Common, ServerErro
     })
 }
 
-fn boolean(body: &Object, name: &str) -> Result<Option<bool>, ServerError> {
+pub(super) fn boolean(body: &Object, name: &str) -> Result<Option<bool>, ServerError> {
     get(body, name)
         .map(|value| {
             value
@@ -90,7 +90,7 @@ fn string<'b>(body: &'b Object, name: &str) -> Result<Option<&'b str>, ServerErr
         .transpose()
 }
 
-fn number(body: &Object, name: &str) -> Result<Option<f64>, ServerError> {
+pub(super) fn number(body: &Object, name: &str) -> Result<Option<f64>, ServerError> {
     get(body, name)
         .map(|value| {
             value
@@ -101,7 +101,7 @@ fn number(body: &Object, name: &str) -> Result<Option<f64>, ServerError> {
         .transpose()
 }
 
-fn unsigned(body: &Object, name: &str) -> Result<Option<u32>, ServerError> {
+pub(super) fn unsigned(body: &Object, name: &str) -> Result<Option<u32>, ServerError> {
     get(body, name)
         .map(|value| {
             value

@@ -53,7 +53,7 @@ pub async fn answer(
 async fn first_shown(choices: &mut Choices) -> Result<(usize, Step), SessionError> {
     loop {
         let (index, step) = choices.next().await?;
-        if !step.text.is_empty() || step.finish.is_some() {
+        if step.is_shown() || step.finish.is_some() {
             return Ok((index, step));
         }
         choices.taken().await?;
@@ -143,8 +143,8 @@ impl Events {
     }
 
     fn put(&mut self, pieces: &mut BytesMut, index: usize, step: &Step) {
-        if !step.text.is_empty() {
-            self.writer.text(pieces, index, &step.text);
+        if step.is_shown() {
+            self.writer.step(pieces, index, step);
         }
         if let Some(reason) = step.finish {
             self.writer.finish(pieces, index, reason);

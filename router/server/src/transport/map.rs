@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use slackwater_core::{
-    Action, Capabilities, Class, Epoch, Event, FenceReason, GoneCause, Origin, Output, Placement,
-    Refusal, RequestId, WorkerFinish, WorkerId,
+    Action, Capabilities, Epoch, Event, FenceReason, GoneCause, Origin, Output, Refusal, RequestId,
+    WorkerFinish, WorkerId,
 };
 use slackwater_wire::Message;
 use slackwater_wire::messages::{
-    Bye, ByeCode, Cancel, Credit, Finish, HexId, Ready, Refused, RefusedScope, RequestClass,
-    RequestOutput, RouterHeartbeat, SamplingParams, StepOutputs, Submit, WorkerStats,
+    Bye, ByeCode, Cancel, Credit, Finish, HexId, Ready, Refused, RefusedScope, RequestOutput,
+    RouterHeartbeat, StepOutputs, WorkerStats,
 };
+
+use super::logprobs::Listed;
+use super::submit::submit;
 
 /// What a message from a worker that is ready comes to.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,10 +44,10 @@ pub fn heard(message: Message, worker: WorkerId, epoch: Epoch) -> Heard {
             attempt: refused.attempt,
             refusal: refusal(refused),
         }),
-        Message::StepOutputs(step, ids) => {
+        Message::StepOutputs(step, ids, floats) => {
             let origin = at(step.seq);
             let step_micros = step.step_micros;
-            match outputs(step, &ids) {
+            match outputs(step, &ids, &floats) {
                 Some(outputs) => Heard::Core(Event::WorkerOutputs {
                     origin,
                     step_micros,
@@ -62,6 +65,9 @@ pub fn heard(message: Message, worker: WorkerId, epoch: Epoch) -> Heard {
             let origin = at(stats.seq);
             Heard::Stats(Event::WorkerStats { origin }, stats)
         }
+        Message::BlocksStored(blocks, _) => Heard::Core(changed(at(blocks.seq))),
+        Message::BlocksRemoved(blocks, _) => Heard::Core(changed(at(blocks.seq))),
+        Message::BlocksCleared(cleared) => Heard::Core(changed(at(cleared.seq))),
         Message::Bye(bye) => Heard::Bye(gone(worker, epoch, GoneCause::Bye), bye),
         Message::Hello(_)
         | Message::Welcome(_)
@@ -69,8 +75,13 @@ pub fn heard(message: Message, worker: WorkerId, epoch: Epoch) -> Heard {
         | Message::Submit(..)
         | Message::Credit(_)
         | Message::Cancel(_)
-        | Message::RouterHeartbeat(_) => Heard::Violation(format!("{kind} has no place here")),
+        | Message::RouterHeartbeat(_)
+        | Message::AskBlocks(_) => Heard::Violation(format!("{kind} has no place here")),
     }
+}
+
+const fn changed(origin: Origin) -> Event {
+    Event::WorkerBlocks { origin }
 }
 
 /// The event of a link that ended.
@@ -102,9 +113,15 @@ fn refusal(refused: Refused) -> Refusal {
     }
 }
 
-/// Splits a step's ids among its outputs, which the codec has counted; nothing where an end and its error do not fit.
-fn outputs(step: StepOutputs, ids: &[u32]) -> Option<Vec<Output>> {
-    let mut rest = ids;
+/// Splits a step's parts among its outputs, which the codec has counted; nothing where an end and its error do not fit.
+fn outputs(step: StepOutputs, ids: &[u32], floats: &[f32]) -> Option<Vec<Output>> {
+    let sampled: usize = step
+        .outputs
+        .iter()
+        .map(|each| each.num_tokens as usize)
+        .sum();
+    let (mut rest, tops) = ids.split_at_checked(sampled)?;
+    let mut listed = Listed { tops, floats };
     step.outputs
         .into_iter()
         .map(|output| {
@@ -116,6 +133,7 @@ fn outputs(step: StepOutputs, ids: &[u32]) -> Option<Vec<Output>> {
                 start: output.start,
                 tokens: tokens.to_vec(),
                 num_cached_tokens: output.num_cached_tokens,
+                logprobs: listed.of(&output)?,
                 finish: finish(output)?,
             })
         })
@@ -210,40 +228,6 @@ const fn fence_text(reason: FenceReason) -> &'static str {
         FenceReason::Hung => "the worker's engine stands still while it has work",
         FenceReason::Violation => "the worker broke the link's rules",
         FenceReason::Replaced => "a newer link of the same worker took this one's place",
-    }
-}
-
-fn submit(placement: &Placement, seq: u64) -> Message {
-    let request = &placement.request;
-    let sampling = request.sampling();
-    let ids = request.prompt().iter().chain(&placement.history);
-    let submit = Submit {
-        seq,
-        request_id: HexId(request.request_id().0),
-        attempt: placement.attempt,
-        choice_index: 0,
-        class: class(request.class()),
-        salt: request.salt(),
-        num_output_tokens: u32::try_from(placement.history.len()).unwrap_or(u32::MAX),
-        credit_up_to: placement.credit_up_to,
-        remaining_micros: placement.remaining.map(micros),
-        params: SamplingParams {
-            max_tokens: sampling.max_tokens.get(),
-            min_tokens: sampling.min_tokens,
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            seed: sampling.seed,
-            ignore_eos: sampling.ignore_eos,
-        },
-    };
-    Message::Submit(submit, ids.copied().collect())
-}
-
-const fn class(class: Class) -> RequestClass {
-    match class {
-        Class::Interactive => RequestClass::Interactive,
-        Class::Standard => RequestClass::Standard,
-        Class::Offline => RequestClass::Offline,
     }
 }
 

@@ -15,8 +15,10 @@ pub mod fleet;
 pub mod handshake;
 pub mod inproc;
 pub mod link;
+mod logprobs;
 pub mod map;
 mod roster;
+mod submit;
 #[cfg(test)]
 mod tests;
 pub mod tokens;

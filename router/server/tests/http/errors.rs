@@ -32,7 +32,50 @@ chat        | 400 | invalid_request         | temperature           | {"model": 
 chat        | 400 | invalid_request         | temperature           | {"model": "tiny", "messages": "USER", "temperature": 1e300}
 chat        | 400 | invalid_request         | top_p                 | {"model": "tiny", "messages": "USER", "top_p": 0}
 chat        | 400 | invalid_request         | top_p                 | {"model": "tiny", "messages": "USER", "top_p": 1.5}
-chat        | 400 | unsupported_parameter   | n                     | {"model": "tiny", "messages": "USER", "n": 2}
+chat        | 400 | invalid_request         | n                     | {"model": "tiny", "messages": "USER", "n": 0}
+chat        | 400 | invalid_request         | n                     | {"model": "tiny", "messages": "USER", "n": 17}
+chat        | 400 | invalid_request         | n                     | {"model": "tiny", "messages": "USER", "n": 2.0}
+chat        | 400 | unsupported_parameter   | best_of               | {"model": "tiny", "messages": "USER", "best_of": 2}
+chat        | 400 | unsupported_parameter   | echo                  | {"model": "tiny", "messages": "USER", "echo": true}
+chat        | 400 | invalid_request         | top_k                 | {"model": "tiny", "messages": "USER", "top_k": -2}
+chat        | 400 | invalid_request         | top_k                 | {"model": "tiny", "messages": "USER", "top_k": 301}
+chat        | 400 | invalid_request         | min_p                 | {"model": "tiny", "messages": "USER", "min_p": 1.1}
+chat        | 400 | invalid_request         | frequency_penalty     | {"model": "tiny", "messages": "USER", "frequency_penalty": 2.1}
+chat        | 400 | invalid_request         | presence_penalty      | {"model": "tiny", "messages": "USER", "presence_penalty": -2.1}
+chat        | 400 | invalid_request         | repetition_penalty    | {"model": "tiny", "messages": "USER", "repetition_penalty": 0}
+chat        | 400 | invalid_request         | repetition_penalty    | {"model": "tiny", "messages": "USER", "repetition_penalty": 10.1}
+chat        | 400 | invalid_request         | logit_bias            | {"model": "tiny", "messages": "USER", "logit_bias": [1]}
+chat        | 400 | invalid_request         | logit_bias.x          | {"model": "tiny", "messages": "USER", "logit_bias": {"x": 1}}
+chat        | 400 | invalid_request         | logit_bias.1          | {"model": "tiny", "messages": "USER", "logit_bias": {"1": 101}}
+chat        | 400 | invalid_request         | logit_bias            | {"model": "tiny", "messages": "USER", "logit_bias": {"300": 1}}
+chat        | 400 | invalid_request         | allowed_token_ids     | {"model": "tiny", "messages": "USER", "allowed_token_ids": []}
+chat        | 400 | invalid_request         | allowed_token_ids     | {"model": "tiny", "messages": "USER", "allowed_token_ids": [300]}
+chat        | 400 | invalid_request         | stop_token_ids        | {"model": "tiny", "messages": "USER", "stop_token_ids": [-1]}
+chat        | 400 | invalid_request         | stop_token_ids        | {"model": "tiny", "messages": "USER", "stop_token_ids": [300]}
+chat        | 400 | invalid_request         | bad_words             | {"model": "tiny", "messages": "USER", "bad_words": [" "]}
+chat        | 400 | invalid_request         | bad_words             | {"model": "tiny", "messages": "USER", "bad_words": "a"}
+chat        | 400 | invalid_request         | bad_words             | {"model": "tiny", "messages": "USER", "bad_words": ["sixty-five bytes are sixty-five tokens of this tokeniser, too many."]}
+chat        | 400 | invalid_request         | logprobs              | {"model": "tiny", "messages": "USER", "logprobs": 1}
+chat        | 400 | invalid_request         | top_logprobs          | {"model": "tiny", "messages": "USER", "logprobs": true, "top_logprobs": 21}
+chat        | 400 | invalid_request         | top_logprobs          | {"model": "tiny", "messages": "USER", "top_logprobs": 1}
+chat        | 400 | invalid_request         | prompt_logprobs       | {"model": "tiny", "messages": "USER", "prompt_logprobs": 21}
+chat        | 400 | invalid_request         | prompt_logprobs       | {"model": "tiny", "messages": "USER", "prompt_logprobs": 1, "stream": true}
+chat        | 400 | invalid_request         | truncate_prompt_tokens | {"model": "tiny", "messages": "USER", "truncate_prompt_tokens": 0}
+chat        | 400 | invalid_request         | include_stop_str_in_output | {"model": "tiny", "messages": "USER", "include_stop_str_in_output": 1}
+chat        | 400 | invalid_request         | skip_special_tokens   | {"model": "tiny", "messages": "USER", "skip_special_tokens": "no"}
+chat        | 400 | invalid_request         | return_token_ids      | {"model": "tiny", "messages": "USER", "return_token_ids": 1}
+chat        | 400 | invalid_request         | response_format       | {"model": "tiny", "messages": "USER", "response_format": "json"}
+chat        | 400 | invalid_request         | response_format.type  | {"model": "tiny", "messages": "USER", "response_format": {"type": "xml"}}
+chat        | 400 | unknown_parameter       | response_format.x     | {"model": "tiny", "messages": "USER", "response_format": {"type": "text", "x": 1}}
+chat        | 400 | invalid_request         | response_format.json_schema | {"model": "tiny", "messages": "USER", "response_format": {"type": "json_schema"}}
+chat        | 400 | invalid_request         | response_format.json_schema.schema | {"model": "tiny", "messages": "USER", "response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}
+chat        | 400 | invalid_request         | structured_outputs    | {"model": "tiny", "messages": "USER", "structured_outputs": 1}
+chat        | 400 | invalid_request         | structured_outputs    | {"model": "tiny", "messages": "USER", "structured_outputs": {"regex": "a", "grammar": "b"}}
+chat        | 400 | invalid_request         | structured_outputs    | {"model": "tiny", "messages": "USER", "structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}
+chat        | 400 | invalid_request         | structured_outputs.regex | {"model": "tiny", "messages": "USER", "structured_outputs": {"regex": 1}}
+chat        | 400 | invalid_request         | structured_outputs.choice | {"model": "tiny", "messages": "USER", "structured_outputs": {"choice": []}}
+chat        | 400 | unknown_parameter       | structured_outputs.xml | {"model": "tiny", "messages": "USER", "structured_outputs": {"xml": "a"}}
+chat        | 400 | unsupported_parameter   | structured_outputs.whitespace_pattern | {"model": "tiny", "messages": "USER", "structured_outputs": {"whitespace_pattern": "a"}}
 chat        | 400 | unknown_parameter       | nn                    | {"model": "tiny", "messages": "USER", "nn": 2}
 completions | 400 | invalid_request         | prompt                | {"model": "tiny"}
 completions | 400 | invalid_request         | prompt                | {"model": "tiny", "prompt": ""}
@@ -40,6 +83,12 @@ completions | 400 | invalid_request         | prompt                | {"model": 
 completions | 400 | invalid_request         | prompt                | {"model": "tiny", "prompt": [300]}
 completions | 400 | context_length_exceeded | prompt                | {"model": "tiny", "prompt": "MANY"}
 completions | 400 | invalid_request         | max_tokens            | {"model": "tiny", "prompt": "PROMPTS", "max_tokens": 5000}
+completions | 400 | invalid_request         | logprobs              | {"model": "tiny", "prompt": "x", "logprobs": 21}
+completions | 400 | invalid_request         | logprobs              | {"model": "tiny", "prompt": "x", "logprobs": true}
+completions | 400 | invalid_request         | best_of               | {"model": "tiny", "prompt": "x", "n": 3, "best_of": 2}
+completions | 400 | invalid_request         | best_of               | {"model": "tiny", "prompt": "x", "best_of": 2, "stream": true}
+completions | 400 | invalid_request         | best_of               | {"model": "tiny", "prompt": "PROMPTS", "best_of": 2}
+completions | 400 | invalid_request         | n                     | {"model": "tiny", "prompt": "PROMPTS", "n": 2}
 "#;
 
 fn filled(body: &str) -> Value {
@@ -60,7 +109,7 @@ fn filled(body: &str) -> Value {
 async fn bad_fields_are_named() {
     let mut server = Server::start().await;
     let rows: Vec<&str> = BAD_FIELDS.trim().lines().collect();
-    assert_eq!(rows.len(), 22);
+    assert_eq!(rows.len(), 71);
     for row in rows {
         let cells: Vec<&str> = row.splitn(5, '|').map(str::trim).collect();
         let [path, status, code, param, body] = cells[..] else {

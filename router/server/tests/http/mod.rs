@@ -3,4 +3,5 @@
 mod answers;
 mod connections;
 mod errors;
+mod sampling;
 mod streams;

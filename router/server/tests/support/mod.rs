@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use slackwater_core::{Event, Limits, Request, RequestId};
+use slackwater_core::{Event, Limits, Logprobs, Request, RequestId};
 use slackwater_server::handle::{Clock, DriverEnds, Input, SessionEvent, Status, channel};
 use slackwater_server::http::{App, Phase, api_routes, run};
 use slackwater_server::limits::ServerLimits;
@@ -68,10 +68,16 @@ pub(crate) struct Opened {
 impl Opened {
     /// Sends one engine step; `start` is its output position.
     pub(crate) async fn tokens(&self, start: u32, tokens: &[u32]) {
+        self.tokens_with(start, tokens, Logprobs::NONE).await;
+    }
+
+    /// The same with logprobs.
+    pub(crate) async fn tokens_with(&self, start: u32, tokens: &[u32], logprobs: Logprobs) {
         let event = SessionEvent::Tokens {
             start,
             tokens: tokens.to_vec(),
             num_cached_tokens: 3,
+            logprobs,
         };
         soon(self.events.send(event)).await.unwrap();
     }

@@ -2,9 +2,10 @@
 
 use slackwater_wire::Message;
 use slackwater_wire::messages::{
-    Accepted, Bye, ByeCode, Cancel, Credit, Finish, Heartbeat, Hello, HexId, Metric, MetricName,
-    Ready, Refused, RefusedScope, RequestClass, RequestFailure, RequestOutput, RouterHeartbeat,
-    SamplingParams, StepOutputs, Submit, Welcome, WorkerStats,
+    Accepted, AskBlocks, BlocksCleared, BlocksRemoved, BlocksStored, Bye, ByeCode, Cancel, Credit,
+    Finish, Grammar, GrammarKind, Heartbeat, Hello, HexId, Metric, MetricName, Ready, Refused,
+    RefusedScope, RequestClass, RequestFailure, RequestOutput, RouterHeartbeat, SamplingParams,
+    StepOutputs, Submit, Welcome, WorkerStats,
 };
 
 const FIRST: HexId = HexId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
@@ -16,6 +17,7 @@ pub(crate) fn all() -> Vec<(&'static str, Message)> {
     all.extend(requests());
     all.extend(answers());
     all.extend(link());
+    all.extend(blocks());
     all
 }
 
@@ -61,21 +63,71 @@ pub(crate) fn submit() -> Submit {
         seq: 1,
         request_id: FIRST,
         attempt: 1,
+        group: None,
         choice_index: 0,
         class: RequestClass::Interactive,
         salt: u64::MAX,
         num_output_tokens: 0,
         credit_up_to: 1024,
         remaining_micros: None,
-        params: SamplingParams {
-            max_tokens: 64,
-            min_tokens: 0,
-            temperature: 0.7,
-            top_p: 0.95,
-            seed: 0x8000_0000_0000_0001,
-            ignore_eos: false,
-        },
+        params: params(),
     }
+}
+
+pub(crate) fn params() -> SamplingParams {
+    SamplingParams {
+        max_tokens: 64,
+        min_tokens: 0,
+        temperature: 0.7,
+        top_p: 0.95,
+        top_k: 0,
+        min_p: 0.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        repetition_penalty: 1.0,
+        seed: 0x8000_0000_0000_0001,
+        ignore_eos: false,
+        logprobs: None,
+        prompt_logprobs: None,
+        grammar: None,
+        num_stop_token_ids: 0,
+        num_allowed_token_ids: None,
+        bad_word_lengths: Vec::new(),
+        num_logit_bias: 0,
+    }
+}
+
+/// A `Submit` that says everything there is to say.
+pub(crate) fn full() -> Message {
+    let params = SamplingParams {
+        top_k: 40,
+        min_p: 0.05,
+        frequency_penalty: -2.0,
+        presence_penalty: 1.5,
+        repetition_penalty: 1.25,
+        logprobs: Some(20),
+        prompt_logprobs: Some(0),
+        grammar: Some(Grammar {
+            kind: GrammarKind::JsonSchema,
+            text: r#"{"type":"object"}"#.to_owned(),
+        }),
+        num_stop_token_ids: 2,
+        num_allowed_token_ids: Some(3),
+        bad_word_lengths: vec![1, 2],
+        num_logit_bias: 2,
+        ..params()
+    };
+    let submit = Submit {
+        group: Some(SECOND),
+        choice_index: 3,
+        num_output_tokens: 1,
+        params,
+        ..submit()
+    };
+    let prompt_and_history = [1, 2, 511];
+    let lists = [10, 11, 20, 21, 22, 30, 40, 41, 50, 51];
+    let ids = prompt_and_history.into_iter().chain(lists).collect();
+    Message::Submit(submit, ids, vec![-100.0, 0.5])
 }
 
 fn requests() -> Vec<(&'static str, Message)> {
@@ -93,6 +145,7 @@ fn requests() -> Vec<(&'static str, Message)> {
             top_p: 1.0,
             seed: 7,
             ignore_eos: true,
+            ..params()
         },
         ..submit()
     };
@@ -108,11 +161,15 @@ fn requests() -> Vec<(&'static str, Message)> {
         attempt: 1,
     };
     vec![
-        ("submit", Message::Submit(submit(), vec![1, 2, 511])),
+        (
+            "submit",
+            Message::Submit(submit(), vec![1, 2, 511], Vec::new()),
+        ),
         (
             "submit_resume",
-            Message::Submit(resume, vec![u32::MAX, 0, 65_536, 258]),
+            Message::Submit(resume, vec![u32::MAX, 0, 65_536, 258], Vec::new()),
         ),
+        ("submit_full", full()),
         ("credit", Message::Credit(credit)),
         ("cancel", Message::Cancel(cancel)),
     ]
@@ -124,6 +181,9 @@ pub(crate) fn output() -> RequestOutput {
         attempt: 1,
         start: 0,
         num_tokens: 0,
+        num_top_logprobs: None,
+        num_prompt_logprobs: 0,
+        num_top_prompt_logprobs: 0,
         num_cached_tokens: 0,
         finish: None,
         error: None,
@@ -155,7 +215,11 @@ fn answers() -> Vec<(&'static str, Message)> {
             "refused_worker",
             Message::Refused(refused(None, RefusedScope::Worker)),
         ),
-        ("step_outputs", Message::StepOutputs(step(), vec![7, 8, 9])),
+        (
+            "step_outputs",
+            Message::StepOutputs(step(), vec![7, 8, 9], Vec::new()),
+        ),
+        ("step_outputs_logprobs", logprobs()),
         (
             "step_outputs_empty",
             Message::StepOutputs(
@@ -165,7 +229,75 @@ fn answers() -> Vec<(&'static str, Message)> {
                     outputs: Vec::new(),
                 },
                 Vec::new(),
+                Vec::new(),
             ),
+        ),
+    ]
+}
+
+/// Two prompt positions with one likeliest each and a token with two; tokens without likeliest ones; one without any.
+fn logprobs() -> Message {
+    let outputs = vec![
+        RequestOutput {
+            num_tokens: 1,
+            num_top_logprobs: Some(2),
+            num_prompt_logprobs: 2,
+            num_top_prompt_logprobs: 1,
+            ..output()
+        },
+        RequestOutput {
+            request_id: SECOND,
+            num_tokens: 2,
+            num_top_logprobs: Some(0),
+            ..output()
+        },
+        RequestOutput {
+            request_id: HexId(1),
+            num_tokens: 1,
+            ..output()
+        },
+    ];
+    let step = StepOutputs {
+        seq: 6,
+        step_micros: 1,
+        outputs,
+    };
+    let ids = vec![7, 8, 9, 10, 100, 101, 7, 200];
+    let prompt = [-1.5, -2.5, -1.0, -0.5];
+    let first = [-0.25, -0.25, f32::NEG_INFINITY];
+    let second = [-3.0, -4.0];
+    let floats = prompt.into_iter().chain(first).chain(second).collect();
+    Message::StepOutputs(step, ids, floats)
+}
+
+fn blocks() -> Vec<(&'static str, Message)> {
+    let half = |hash: u64| u32::try_from(hash & 0xffff_ffff).unwrap();
+    let halves = |hash: u64| [half(hash), half(hash >> 32)];
+    let words = |hashes: &[u64]| hashes.iter().copied().flat_map(halves).collect();
+    let stored = BlocksStored {
+        seq: 10,
+        num_blocks: 2,
+    };
+    let removed = BlocksRemoved {
+        seq: 11,
+        num_blocks: 1,
+    };
+    vec![
+        ("ask_blocks", Message::AskBlocks(AskBlocks { seq: 9 })),
+        (
+            "blocks_stored",
+            Message::BlocksStored(
+                stored,
+                words(&[u64::MAX, 5, 5, 0x0123_4567_89ab_cdef, u64::MAX, 5]),
+            ),
+        ),
+        (
+            "blocks_removed",
+            Message::BlocksRemoved(removed, words(&[5, u64::MAX])),
+        ),
+        (
+            "blocks_cleared",
+            Message::BlocksCleared(BlocksCleared { seq: 12 }),
         ),
     ]
 }
@@ -227,6 +359,10 @@ pub(crate) fn stats() -> WorkerStats {
             metric(MetricName::PrefixCacheHits, None, 4.0),
             metric(MetricName::Preemptions, None, 0.0),
             metric(MetricName::MemoryBytes, Some("weights"), 538_000_000.0),
+            metric(MetricName::ParkedSlices, None, 1.0),
+            metric(MetricName::ParkedTokensWasted, None, 2.0),
+            metric(MetricName::DraftTokens, None, 5.0),
+            metric(MetricName::AcceptedDraftTokens, None, 4.0),
         ],
     }
 }

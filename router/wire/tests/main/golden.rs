@@ -40,8 +40,21 @@ fn parts_of(case: &Value) -> Vec<Vec<u8>> {
 
 fn ids_of(message: &Message) -> &[u32] {
     match message {
-        Message::Submit(_, ids) | Message::StepOutputs(_, ids) => ids,
+        Message::Submit(_, ids, _)
+        | Message::StepOutputs(_, ids, _)
+        | Message::BlocksStored(_, ids)
+        | Message::BlocksRemoved(_, ids) => ids,
         _ => &[],
+    }
+}
+
+/// The floats part by its bits, which JSON cannot lose.
+fn bits_of(message: &Message) -> Vec<u32> {
+    match message {
+        Message::Submit(_, _, floats) | Message::StepOutputs(_, _, floats) => {
+            floats.iter().map(|value| value.to_bits()).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -56,6 +69,7 @@ fn rendered() -> Value {
                 "kind": message.kind() as u8,
                 "body": String::from_utf8(parts[1].clone()).unwrap(),
                 "ids": ids_of(&message),
+                "float_bits": bits_of(&message),
                 "frames": parts.iter().map(|part| hex(part)).collect::<Vec<_>>(),
             })
         })
@@ -71,7 +85,7 @@ fn rendered() -> Value {
         .collect();
     json!({
         "about": "Written by UPDATE_GOLDEN=1 cargo test -p slackwater-wire --test main golden; read by the tests of both \
-                  languages. `messages`: decode of frames = body and ids, and back; `refused`: decode must fail.",
+                  languages. `messages`: decode of frames = body, ids and floats, and back; `refused`: decode must fail.",
         "messages": messages,
         "refused": refused,
     })

@@ -27,12 +27,14 @@ fn submits() -> impl Strategy<Value = Message> {
         any::<u64>(),
         any::<bool>(),
     );
-    (head, body, params, vec(any::<u32>(), 1..50), any::<u32>()).prop_map(
-        |(head, body, params, ids, history)| {
+    let ids = (vec(any::<u32>(), 1..50), any::<u32>());
+    (head, body, params, ids, lists()).prop_map(
+        |(head, body, params, (mut ids, history), (lists, listed, biases))| {
             let submit = Submit {
                 seq: head.0,
                 request_id: HexId(head.1),
                 attempt: head.2,
+                group: (head.3 % 2 == 0).then_some(HexId(head.1)),
                 choice_index: head.3,
                 class: body.0,
                 salt: body.1,
@@ -46,11 +48,38 @@ fn submits() -> impl Strategy<Value = Message> {
                     top_p: params.3,
                     seed: params.4,
                     ignore_eos: params.5,
+                    ..lists
                 },
             };
-            Message::Submit(submit, ids)
+            ids.extend(listed);
+            Message::Submit(submit, ids, biases)
         },
     )
+}
+
+/// Parameters with lists, their ids, and the biases.
+fn lists() -> impl Strategy<Value = (SamplingParams, Vec<u32>, Vec<f32>)> {
+    let stop = vec(any::<u32>(), 0..5);
+    let allowed = proptest::option::of(vec(any::<u32>(), 1..5));
+    let words = vec(vec(any::<u32>(), 1..4), 0..4);
+    let bias = vec((any::<u32>(), -100.0_f32..=100.0), 0..5);
+    let len = |list: &[u32]| u32::try_from(list.len()).unwrap();
+    (stop, allowed, words, bias).prop_map(move |(stop, allowed, words, bias)| {
+        let params = SamplingParams {
+            num_stop_token_ids: len(&stop),
+            num_allowed_token_ids: allowed.as_deref().map(len),
+            bad_word_lengths: words.iter().map(|word| len(word)).collect(),
+            num_logit_bias: u32::try_from(bias.len()).unwrap(),
+            ..fixtures::params()
+        };
+        let (tokens, biases): (Vec<u32>, Vec<f32>) = bias.into_iter().unzip();
+        let allowed = allowed.unwrap_or_default();
+        (
+            params,
+            [stop, allowed, words.concat(), tokens].concat(),
+            biases,
+        )
+    })
 }
 
 fn steps() -> impl Strategy<Value = Message> {
@@ -59,9 +88,19 @@ fn steps() -> impl Strategy<Value = Message> {
         any::<u32>(),
         any::<u32>(),
         vec(any::<u32>(), 0..6),
+        proptest::option::of(0..4_u32),
+        (0..3_u32, 0..3_u32),
     );
     (any::<u64>(), vec(row, 0..8)).prop_map(|(seq, rows)| {
-        let ids: Vec<u32> = rows.iter().flat_map(|row| row.3.iter().copied()).collect();
+        let mut ids: Vec<u32> = rows.iter().flat_map(|row| row.3.iter().copied()).collect();
+        let mut floats = Vec::new();
+        for (_, _, _, tokens, top, (prompt, top_prompt)) in &rows {
+            let tokens = u32::try_from(tokens.len()).unwrap();
+            let listed = tokens * top.unwrap_or(0) + prompt * top_prompt;
+            let chosen = top.map_or(0, |_| tokens) + prompt;
+            ids.extend(0..listed);
+            floats.extend((0..listed + chosen).map(|at| -f32::from(u16::try_from(at).unwrap())));
+        }
         let outputs = rows
             .iter()
             .map(|row| RequestOutput {
@@ -69,6 +108,9 @@ fn steps() -> impl Strategy<Value = Message> {
                 attempt: row.1,
                 start: row.2,
                 num_tokens: u32::try_from(row.3.len()).unwrap(),
+                num_top_logprobs: row.4,
+                num_prompt_logprobs: row.5.0,
+                num_top_prompt_logprobs: if row.5.0 == 0 { 0 } else { row.5.1 },
                 ..fixtures::output()
             })
             .collect();
@@ -77,7 +119,7 @@ fn steps() -> impl Strategy<Value = Message> {
             step_micros: seq,
             outputs,
         };
-        Message::StepOutputs(step, ids)
+        Message::StepOutputs(step, ids, floats)
     })
 }
 
@@ -123,7 +165,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bodies_of_known_kinds_never_panic(
-        kind in 0..=15_u8, body in vec(any::<u8>(), 0..200), ids in vec(any::<u8>(), 0..16)
+        kind in 0..=19_u8, body in vec(any::<u8>(), 0..200), ids in vec(any::<u8>(), 0..16)
     ) {
         stands(&[vec![kind], body, ids, Vec::new()])?;
     }

@@ -1,7 +1,7 @@
 //! Messages that must be refused, with the error that says why. The golden file carries them for the other language.
 
 use serde_json::{Value, json};
-use slackwater_wire::messages::WorkerStats;
+use slackwater_wire::messages::{Grammar, GrammarKind, WorkerStats};
 use slackwater_wire::{Frames, Kind, Message, WireError, decode, encode};
 
 use crate::fixtures;
@@ -56,6 +56,8 @@ pub(crate) fn all() -> Vec<Refusal> {
     let mut all = by_frame();
     all.extend(by_body());
     all.extend(by_value());
+    all.extend(by_extent());
+    all.extend(out_of_range_params());
     all.extend(unknown_fields());
     all
 }
@@ -93,8 +95,9 @@ fn by_frame() -> Vec<Refusal> {
         refusal("kind_empty", with(&whole, 0, &[]), kind_length),
         refusal("kind_two_bytes", with(&whole, 0, &[10, 10]), kind_length),
         refusal("kind_zero", with(&whole, 0, &[0]), unknown),
-        refusal("kind_unknown", with(&whole, 0, &[14]), unknown),
+        refusal("kind_unknown", with(&whole, 0, &[18]), unknown),
         refusal("ids_misaligned", with(&submit, 2, &[1, 2, 3]), misaligned),
+        refusal("floats_misaligned", with(&submit, 3, &[0, 0]), misaligned),
         refusal("ids_unused", with(&whole, 2, &[0, 0, 0, 0]), is_extent),
         refusal("floats_unused", with(&whole, 3, &[0, 0, 0, 0]), is_extent),
     ]
@@ -167,6 +170,109 @@ fn by_body() -> Vec<Refusal> {
     ]
 }
 
+/// Counts that do not fit the parts, and numbers in the parts that are out of range.
+fn by_extent() -> Vec<Refusal> {
+    let full = || fixture("submit_full");
+    let logprobs = || fixture("step_outputs_logprobs");
+    let count = |message: Message, pointer: &'static str, value: Value| {
+        changed(&message, move |body| {
+            *body.pointer_mut(pointer).unwrap() = value;
+        })
+    };
+    let float = |message: Message, value: f32| {
+        let mut parts = parts(&message);
+        parts[3][..4].copy_from_slice(&value.to_le_bytes());
+        parts
+    };
+    let mut rest = Vec::new();
+    for (name, pointer, value) in [
+        ("submit_lists_over_ids", "/num_output_tokens", json!(3)),
+        (
+            "submit_history_u32_max",
+            "/num_output_tokens",
+            json!(u32::MAX),
+        ),
+        ("bias_count", "/params/num_logit_bias", json!(1)),
+    ] {
+        rest.push(refusal(name, count(full(), pointer, value), is_extent));
+    }
+    for (name, pointer, value) in [
+        ("top_count_low", "/outputs/0/num_top_logprobs", json!(1)),
+        ("top_absent", "/outputs/1/num_top_logprobs", Value::Null),
+        (
+            "prompt_count",
+            "/outputs/0/num_prompt_logprobs",
+            json!(u32::MAX),
+        ),
+        (
+            "top_prompt_count",
+            "/outputs/0/num_top_prompt_logprobs",
+            json!(20),
+        ),
+    ] {
+        rest.push(refusal(name, count(logprobs(), pointer, value), is_extent));
+    }
+    for (name, pointer, value) in [
+        ("top_count_high", "/outputs/0/num_top_logprobs", json!(21)),
+        (
+            "top_prompt_high",
+            "/outputs/0/num_top_prompt_logprobs",
+            json!(21),
+        ),
+        (
+            "top_prompt_of_none",
+            "/outputs/1/num_top_prompt_logprobs",
+            json!(1),
+        ),
+    ] {
+        rest.push(refusal(name, count(logprobs(), pointer, value), is_range));
+    }
+    let stored = || fixture("blocks_stored");
+    let removed = || fixture("blocks_removed");
+    let blocks = |message, value: u32| count(message, "/num_blocks", json!(value));
+    rest.extend([
+        refusal("bias_nan", float(full(), f32::NAN), is_range),
+        refusal("bias_over", float(full(), 100.5), is_range),
+        refusal("logprob_nan", float(logprobs(), f32::NAN), is_range),
+        refusal(
+            "logprob_infinite",
+            float(logprobs(), f32::INFINITY),
+            is_range,
+        ),
+        refusal("stored_count", blocks(stored(), 1), is_extent),
+        refusal("stored_count_max", blocks(stored(), u32::MAX), is_extent),
+        refusal("removed_count", blocks(removed(), 2), is_extent),
+    ]);
+    rest
+}
+
+fn out_of_range_params() -> Vec<Refusal> {
+    [
+        ("min_p", json!(-0.1)),
+        ("min_p", json!(1.1)),
+        ("frequency_penalty", json!(2.5)),
+        ("presence_penalty", json!(-2.5)),
+        ("repetition_penalty", json!(0.0)),
+        ("repetition_penalty", json!(10.5)),
+        ("logprobs", json!(21)),
+        ("prompt_logprobs", json!(21)),
+        ("num_stop_token_ids", json!(65)),
+        ("num_allowed_token_ids", json!(0)),
+        ("num_allowed_token_ids", json!(1_025)),
+        ("bad_word_lengths", json!([0])),
+        ("bad_word_lengths", json!([65])),
+        ("bad_word_lengths", json!(vec![1; 129])),
+        ("num_logit_bias", json!(301)),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(at, (name, value))| {
+        let parts = changed(&fixture("submit"), |body| body["params"][name] = value);
+        refusal(&format!("{name}_{at}"), parts, is_range)
+    })
+    .collect()
+}
+
 fn by_value() -> Vec<Refusal> {
     let submit = || fixture("submit");
     let param = |name: &'static str, value: Value| {
@@ -228,6 +334,9 @@ fn unknown_fields() -> Vec<Refusal> {
     let nested = changed(&fixture("submit"), |body| {
         body["params"]["extra"] = json!(0);
     });
+    let in_grammar = changed(&fixture("submit_full"), |body| {
+        body["params"]["grammar"]["extra"] = json!(0);
+    });
     Kind::ALL
         .iter()
         .map(|kind| {
@@ -237,7 +346,10 @@ fn unknown_fields() -> Vec<Refusal> {
                 .unwrap();
             refusal(&format!("unknown_field_{name}"), extended(name), is_body)
         })
-        .chain([refusal("unknown_field_params", nested, is_body)])
+        .chain([
+            refusal("unknown_field_params", nested, is_body),
+            refusal("unknown_field_grammar", in_grammar, is_body),
+        ])
         .collect()
 }
 
@@ -315,12 +427,25 @@ fn a_number_that_is_not_finite_is_not_sent() {
         let mut submit = fixtures::submit();
         submit.params.temperature = value;
         assert_eq!(
-            encode(&Message::Submit(submit, vec![1])),
+            encode(&Message::Submit(submit, vec![1], Vec::new())),
             Err(WireError::OutOfRange {
                 kind: "Submit",
                 field: "temperature"
             })
         );
+    }
+}
+
+#[test]
+fn a_grammar_has_a_longest_text() {
+    for (bytes, is_good) in [(512 * 1_024, true), (512 * 1_024 + 1, false)] {
+        let mut submit = fixtures::submit();
+        submit.params.grammar = Some(Grammar {
+            kind: GrammarKind::Regex,
+            text: "x".repeat(bytes),
+        });
+        let encoded = encode(&Message::Submit(submit, vec![1], Vec::new()));
+        assert_eq!(encoded.is_ok(), is_good, "{bytes}");
     }
 }
 
