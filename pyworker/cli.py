@@ -75,13 +75,14 @@ def _prepare(args: list[str]) -> None:
 
 def _export(args: list[str]) -> None:
     parser = _Parser(prog=f"{_PROGRAM} export", description="Write a built-in model as a folder.")
-    parser.add_argument("model", metavar="MODEL", choices=("tiny",), help="tiny")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that does not exist yet, or is empty")
-    parsed = parser.parse_args(args)
-    from pyworker.models.tiny import write_tiny
+    from pyworker.models import tiny
     from pyworker.models.whole_folder import fill_folder
 
-    fill_folder(parsed.folder, write_tiny)
+    names = tuple(tiny.TINY_MODELS)
+    parser.add_argument("model", metavar="MODEL", choices=names, help=", ".join(names))
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that does not exist yet, or is empty")
+    parsed = parser.parse_args(args)
+    fill_folder(parsed.folder, lambda folder: tiny.write_tiny(folder, tiny.TINY_MODELS[parsed.model]))
 
 
 def _serve(args: list[str]) -> None:
@@ -193,7 +194,8 @@ def _add_options(parser: argparse.ArgumentParser, options: type[Options]) -> Non
     for declared in fields(options):
         flag, text = flag_of(declared.name), declared.metadata["help"]
         if declared.type == "bool":
-            parser.add_argument(flag, action="store_true", default=declared.default, help=text)
+            action = "store_false" if declared.default else "store_true"
+            parser.add_argument(flag, dest=declared.name, action=action, default=declared.default, help=text)
         else:
             reader = readers.get(str(declared.type), int)
             metavar = declared.metadata["metavar"] or declared.name.rpartition("_")[2].upper()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +16,16 @@ import msgspec
 
 from pyworker.engine.config import EngineConfig
 from pyworker.engine.core import EngineCore
+from pyworker.engine.planner_thread import ThreadPlanner
 from pyworker.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyworker.engine.interface import EngineCapabilities
+    from pyworker.engine.policies import Policies
     from pyworker.models.prepare import Prepared
+    from pyworker.runner.build import BuiltRunner
 
 _logger = logging.getLogger(__name__)
 
@@ -32,9 +35,17 @@ MODEL_NAME: Final = "SLACKWATER_MODEL_NAME"
 WORKERS: Final = "SLACKWATER_WORKERS"
 """Set by a router for the workers that it starts: how many they are, and so share this machine's memory."""
 
-_CHOICES: Final = {"backend": ("native", "reference"), "dtype": ("auto", "float32", "bfloat16")}
+_DTYPES: Final = ("auto", "float32", "bfloat16")
+_CHOICES: Final = {
+    "backend": ("native", "reference"),
+    "dtype": _DTYPES,
+    "kv_dtype": _DTYPES,
+    "isa": ("auto", "portable", "avx2", "avx512", "avx512bf16"),
+    "speculative": ("off", "ngram", "suffix"),
+}
 _SIM_ONLY: Final = ("step_micros", "slots", "num_blocks")
-_MODEL_ONLY: Final = ("backend", "dtype", "kv_cache_bytes", "threads")
+_MODEL_ONLY: Final = ("backend", "dtype", "kv_dtype", "isa", "kv_cache_bytes", "threads", "speculative", "max_drafts")
+_MOST_DRAFTS_A_STEP: Final = 64
 _SIM_BLOCKS: Final = 2_049
 
 
@@ -51,12 +62,18 @@ class Options:
     """
 
     backend: str = _option("what computes: native (Rust kernels) or reference (plain torch, slow)", "native")
-    dtype: str = _option("type of the weights: auto, float32 or bfloat16", "auto")
+    dtype: str = _option("type of the weights: float32, bfloat16 or auto (bfloat16 from avx2 on)", "auto")
+    kv_dtype: str = _option("type of keys and values: float32, bfloat16 or auto (as the weights)", "auto")
+    isa: str = _option("instruction set: auto (the best), portable, avx2, avx512 or avx512bf16", "auto")
     max_num_seqs: int = _option("requests that run at once", 64, least=1)
     max_num_batched_tokens: int = _option("tokens of one step at most", 512, least=1)
     max_model_len: int | None = _option("longest prompt plus output; default: the model's context", least=2)
     kv_cache_bytes: int | None = _option("memory of the KV cache; default: a share of what is free", least=1)
+    park_max_bytes: int = _option("memory for rows that left a step in the middle", 64 << 20, least=0)
+    speculative: str = _option("what guesses tokens: ngram, suffix or off; never changes what comes out", "ngram")
+    max_drafts: int = _option("guesses for one request in one step at most", 7, least=1)
     threads: int | None = _option("threads that compute; default: the cores that this process may use", least=1)
+    async_scheduling: bool = _option("do not plan the next step while one runs (the tokens are the same)", default=True)
     sim: bool = _option("compute nothing: tokens are a hash, for tests", default=False)
     step_micros: tuple[int, int] = _option(
         "with --sim: time of a step, base and for each token", (0, 0), least=0, metavar="BASE,SLOPE"
@@ -85,8 +102,9 @@ def default_of(name: str) -> object:
 
 
 def flag_of(name: str) -> str:
-    """An option's flag."""
-    return f"--{name.replace('_', '-')}"
+    """An option's flag; of one that is on by default, the flag that turns it off."""
+    off = "no-" if default_of(name) is True else ""
+    return f"--{off}{name.replace('_', '-')}"
 
 
 def options_of(given: Mapping[str, object]) -> Options:
@@ -115,7 +133,7 @@ def build_engine(prepared: Prepared, options: Options, env: Mapping[str, str] = 
     name = env.get(MODEL_NAME) or prepared.name
     if options.sim:
         return _build_sim(prepared.model_dir, name, options)
-    from pyworker.runner.build import build_runner
+    from pyworker.runner.build import NativeOptions, build_runner
     from pyworker.runner.memory import Limits
 
     limits = Limits(
@@ -123,6 +141,8 @@ def build_engine(prepared: Prepared, options: Options, env: Mapping[str, str] = 
         max_num_batched_tokens=options.max_num_batched_tokens,
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
+        max_step_drafts=0 if options.speculative == "off" else _MOST_DRAFTS_A_STEP,
+        park_max_bytes=options.park_max_bytes,
         workers=_workers(env),
     )
     built = build_runner(
@@ -130,11 +150,30 @@ def build_engine(prepared: Prepared, options: Options, env: Mapping[str, str] = 
         name,
         backend=options.backend,
         dtype=options.dtype,
+        native=NativeOptions(options.kv_dtype, options.isa, options.threads),
         limits=limits,
-        threads=options.threads,
     )
     _logger.info("memory plan:\n%s", built.plan.table())
-    return EngineCore(built.config, built.runner, MonotonicClock(), built.capabilities)
+    config = replace(built.config, async_scheduling=options.async_scheduling)
+    policies = _policies(prepared.model_dir, built, options)
+    return EngineCore(
+        config, built.runner, MonotonicClock(), built.capabilities, policies=policies, planner=ThreadPlanner()
+    )
+
+
+def _policies(model_dir: Path, built: BuiltRunner, options: Options) -> Policies:
+    """What the engine decides with: guesses, grammars, and when parked rows go on."""
+    from pyworker.engine.parking import JoinWhenCalm
+    from pyworker.engine.policies import Policies
+    from pyworker.spec_decode.speculator import make_speculator
+    from pyworker.structured.guide import LLGuidance
+
+    safepoint = built.runner.safepoint
+    return Policies(
+        joins=JoinWhenCalm(lambda: safepoint.level > 0),
+        speculator=make_speculator(options.speculative, options.max_drafts),
+        grammar=LLGuidance.for_model(model_dir, built.config.vocab_size, sorted(built.config.eos_ids)),
+    )
 
 
 def _workers(env: Mapping[str, str]) -> int:
@@ -164,12 +203,14 @@ def _build_sim(model_dir: Path, name: str, options: Options) -> EngineCore:
         vocab_size=int(model["vocab_size"]),
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
+        park_max_bytes=options.park_max_bytes,
+        async_scheduling=options.async_scheduling,
     )
     runner = SimRunner(config, step_micros=options.step_micros, sleep=_sleep_micros)
     capabilities: EngineCapabilities = sim_capabilities(
         config, model_name=name, text_hash=text_hash(model_dir), slots=options.slots
     )
-    return EngineCore(config, runner, MonotonicClock(), capabilities)
+    return EngineCore(config, runner, MonotonicClock(), capabilities, planner=ThreadPlanner())
 
 
 def _sleep_micros(micros: int) -> None:

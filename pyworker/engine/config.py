@@ -18,7 +18,9 @@ class EngineConfig:
     others wait. `max_num_batched_tokens` is the most tokens of one step, `decode_chunk` the most that are not decodes
     while somebody decodes (a rest under 16 may come on top). `max_model_len` bounds prompt plus output. `vocab_size` is
     the width of the logits. `eos_ids` are the model's end tokens. A second failed step within `failure_window_micros`
-    of the first ends the engine.
+    of the first ends the engine. Rows that left a step in the middle are kept for as long as there are at most
+    `park_max_slices` lots of them, of `park_max_bytes` altogether, each at most `park_max_micros` old. With
+    `async_scheduling` the next step is planned while one runs; the tokens are the same without.
 
     Raises:
         ConfigError: the limits cannot work together.
@@ -31,9 +33,14 @@ class EngineConfig:
     block_size: int = 32
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
+    max_step_drafts: int = 64
     decode_chunk: int = 128
     enable_prefix_caching: bool = True
     failure_window_micros: int = 10_000_000
+    park_max_slices: int = 4
+    park_max_bytes: int = 64 << 20
+    park_max_micros: int = 2_000_000
+    async_scheduling: bool = True
 
     def __post_init__(self) -> None:
         least_tokens = self.max_num_seqs + CHUNK_GRAIN
@@ -43,6 +50,7 @@ class EngineConfig:
             ("vocab_size", self.vocab_size, 1, "at least 1"),
             ("block_size", self.block_size, 1, "at least 1"),
             ("max_num_seqs", self.max_num_seqs, 1, "at least 1"),
+            ("max_step_drafts", self.max_step_drafts, 0, "at least 0"),
             ("decode_chunk", self.decode_chunk, CHUNK_GRAIN, f"at least {CHUNK_GRAIN}"),
             (
                 "max_num_batched_tokens",
@@ -51,6 +59,9 @@ class EngineConfig:
                 f"at least max_num_seqs + {CHUNK_GRAIN} = {least_tokens}, so that a prompt moves on while all decode",
             ),
             ("failure_window_micros", self.failure_window_micros, 0, "at least 0"),
+            ("park_max_slices", self.park_max_slices, 0, "at least 0"),
+            ("park_max_bytes", self.park_max_bytes, 0, "at least 0"),
+            ("park_max_micros", self.park_max_micros, 0, "at least 0"),
         )
         for name, value, least, allowed in bounds:
             if value < least:

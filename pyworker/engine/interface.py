@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from pyworker.engine.outputs import ModelRunnerOutput, SchedulerOutput, StepOutputs
+    from pyworker.engine.outputs import ModelRunnerOutput, SchedulerOutput, StepOutputs, TokenMasks
     from pyworker.engine.request import Request
 
 
@@ -47,13 +47,30 @@ class EngineStats:
 
 
 class EngineHost(Protocol):
-    """What an engine may ask of the one who drives it. Both methods are called from the engine's thread."""
+    """What an engine may ask of the one who drives it. Both methods are called from the engine's thread, unless it is a
+    `ConcurrentHost`.
+    """
 
     def send(self, steps: StepOutputs) -> None:
         """Take one step's outputs. Never blocks."""
 
     def progress(self) -> None:
         """Be told that the engine is alive; called once a layer."""
+
+
+@runtime_checkable
+class ConcurrentHost(EngineHost, Protocol):
+    """A host that may be called while a step runs, from a thread that is not the engine's; never is more than one of
+    its methods called at a time, except `progress`.
+
+    A step's outputs may be held until the next step has begun, as long as one is sure to follow. So whoever drives the
+    engine of such a host waits for nothing between two steps after `step` has returned True, or else calls `flush`.
+    """
+
+    def drain(self) -> None:
+        """Give the engine what has come for it meanwhile. It may take hold with the next step, or with the one after
+        it.
+        """
 
 
 class Engine(Protocol):
@@ -76,7 +93,11 @@ class Engine(Protocol):
         """End a request. Idempotent; confirmed by an output with `finish` cancelled if the request was live."""
 
     def step(self) -> bool:
-        """Do one step. False: there was nothing to do. May block for 100 ms at most beyond its own work."""
+        """Do one step. False: there was nothing to do. May block for 100 ms at most beyond its own work.
+
+        An engine may also have `ask_blocks()`: with its next step it then sends `kv_events` that rebuild the content of
+        its prefix cache from nothing.
+        """
 
     def stats(self) -> EngineStats:
         """State and metrics; cheap, called once a second."""
@@ -90,6 +111,64 @@ class Clock(Protocol):
 
     def now(self) -> int:
         """Microseconds since some fixed moment; never decreases."""
+
+
+class Speculator(Protocol):
+    """Guesses tokens, and decides how many guesses are worth their time. Pure: no clock, no torch.
+
+    The engine calls `propose` once a step, `observe` for each request that had drafts or emitted tokens, `forget` when
+    a request has ended or was preempted.
+    """
+
+    def propose(self, decodes: Sequence[Request], num_tokens: int, room: int) -> dict[str, list[int]]:
+        """Drafts by request id, for some of these requests (each has one token to compute and credit for one more).
+
+        `num_tokens` are scheduled without drafts, at most `room` more may be. A request's drafts stay within its credit
+        less one, its `max_tokens` and the context: the engine cuts what is too long.
+        """
+
+    def observe(self, request: Request, drafts: Sequence[int], token_ids: Sequence[int]) -> None:
+        """Learn what came of the drafts (there may be none): `token_ids` were emitted and are in `output_ids` now."""
+
+    def observe_step(self, num_tokens: int, num_rows: int, step_micros: int) -> None:
+        """Learn what a step of so many tokens and requests took."""
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is known of a request."""
+
+
+class GrammarEngine(Protocol):
+    """Compiles grammars beside the engine's thread, and follows each request's output through its own."""
+
+    def begin(self, request: Request) -> None:
+        """Start compiling the request's grammar; returns at once."""
+
+    def poll(self, request: Request) -> str | None:
+        """`"ready"` once the request may run, `None` while it compiles, else the error code that ends it."""
+
+    def message(self, request_id: str) -> str:
+        """What to tell about a grammar whose `poll` gave an error code; may be empty."""
+
+    def wait(self, micros: int) -> None:
+        """Return when a compilation has ended, or after so many microseconds."""
+
+    def cut_drafts(self, request: Request, drafts: Sequence[int]) -> list[int]:
+        """The longest beginning of the drafts that the grammar allows."""
+
+    def masks(self, drafts: Mapping[str, Sequence[int]], requests: Mapping[str, Request]) -> TokenMasks | None:
+        """Masks for one step; `None` where no request has a grammar."""
+
+    def accept(self, request: Request, token_ids: Sequence[int]) -> bool:
+        """Follow the emitted tokens. False: the grammar did not allow them, which is a bug.
+
+        Whether the grammar is at its end, so that only an end token may come, shows in the next mask.
+        """
+
+    def is_ended(self, request: Request) -> bool:
+        """Whether the text is complete and nothing may follow it."""
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is known of a request."""
 
 
 class ModelRunner(Protocol):

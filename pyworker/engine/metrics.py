@@ -14,14 +14,25 @@ Metrics = list[tuple[str, str | None, float]]
 ROW_BOUNDS = (1, 2, 4, 8, 15, 16, 32, 64)
 """Upper bounds of the histogram of rows a step; 15 beside 16 makes steps of exactly 16 rows countable."""
 
+_COUNTERS = (
+    "prompt_tokens",
+    "generation_tokens",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "preemptions",
+    "forks",
+    "draft_tokens",
+    "accepted_draft_tokens",
+    "parked_slices",
+    "parked_tokens_wasted",
+)
+
 
 class EngineMetrics:
     """Counts what happened since the engine began. Counters only grow; a preempted request's tokens count once."""
 
     def __init__(self) -> None:
-        self._counters = dict.fromkeys(
-            ("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits", "preemptions"), 0
-        )
+        self._counters = dict.fromkeys(_COUNTERS, 0)
         self._step_rows = [0] * (len(ROW_BOUNDS) + 1)
         self._step_rows_sum = 0
 

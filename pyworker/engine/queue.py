@@ -9,6 +9,17 @@ from pyworker.engine.request import RequestStatus
 if TYPE_CHECKING:
     from pyworker.engine.request import Request
 
+PATIENCE_MICROS = 10_000_000
+"""A request without a deadline is treated as if it were due so long after it came; else a stream of others that have
+one could keep it waiting for ever."""
+
+
+def due_micros(request: Request) -> int:
+    """The moment by which a request should be under way. Of two, the one with the earlier moment has less slack."""
+    if request.deadline_micros is not None:
+        return request.deadline_micros
+    return (request.queued_micros or 0) + PATIENCE_MICROS
+
 
 class OrderPolicy(Protocol):
     """The order of waiting requests."""
@@ -18,15 +29,15 @@ class OrderPolicy(Protocol):
 
 
 class ClassOrder:
-    """By class, inside a class by arrival; those whose clients have already seen tokens go first in their class.
+    """By class; in a class first those whose clients have already seen tokens, then by slack, then by arrival.
 
-    Those are the preempted ones and the resumed ones.
+    Tokens have been seen of the preempted ones and the resumed ones.
     """
 
     def key(self, request: Request, now: int) -> tuple[int, ...]:  # noqa: ARG002 the protocol's signature
-        """The class's rank; then 0 for a request that was under way before, 1 for a fresh one."""
+        """The class's rank; then 0 for a request that was under way before, 1 for a fresh one; then when it is due."""
         under_way = request.status is RequestStatus.PREEMPTED or bool(request.output_ids)
-        return (request.klass.rank, 0 if under_way else 1)
+        return (request.klass.rank, 0 if under_way else 1, due_micros(request))
 
 
 class WaitingQueue:
@@ -49,6 +60,9 @@ class WaitingQueue:
             del self._requests[request.request_id]
 
     def in_order(self, now: int) -> list[Request]:
-        """All that wait, next one first."""
+        """All that wait, next one first. Those seen for the first time have come now."""
+        for request in self._requests.values():
+            if request.queued_micros is None:
+                request.queued_micros = now
         key = self._policy.key
         return sorted(self._requests.values(), key=lambda request: (key(request, now), request.arrival))

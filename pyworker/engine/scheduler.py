@@ -7,35 +7,30 @@ output with `finish`.
 
 from __future__ import annotations
 
-from bisect import insort
 from typing import TYPE_CHECKING
 
+from pyworker.engine.admission import Admission
+from pyworker.engine.ahead import Ahead
 from pyworker.engine.budget import ChunkBudget
-from pyworker.engine.outcome import checked_row, end_status
-from pyworker.engine.outputs import (
-    FinishReason,
-    RequestOutput,
-    SchedulerOutput,
-    StepOutputs,
-    cancelled_output,
-)
-from pyworker.engine.queue import ClassOrder, WaitingQueue
-from pyworker.engine.request import Request, RequestClass, RequestStatus
-from pyworker.engine.validation import check_request
-from pyworker.errors import DuplicateAttempt, IntegrityError
+from pyworker.engine.drafts import DraftPlanner
+from pyworker.engine.entrance import Entrance
+from pyworker.engine.outputs import SchedulerOutput, StepOutputs
+from pyworker.engine.policies import Policies
+from pyworker.engine.queue import due_micros
+from pyworker.engine.request import Request, RequestStatus
+from pyworker.engine.results import Results
+from pyworker.engine.roster import Roster
+from pyworker.engine.yielding import all_yielding, first_to_yield, last_from
 
 if TYPE_CHECKING:
-    from pyworker.engine.config import EngineConfig
-    from pyworker.engine.metrics import EngineMetrics
-    from pyworker.engine.outputs import ModelRunnerOutput, RowResult
-    from pyworker.engine.queue import OrderPolicy
-    from pyworker.kvcache.manager import KVCacheBlocks, KVCacheManager
+    from collections.abc import Sequence
 
-_FINISH = {
-    RequestStatus.FINISHED_STOPPED: FinishReason.STOP,
-    RequestStatus.FINISHED_LENGTH: FinishReason.LENGTH,
-    RequestStatus.FINISHED_ERROR: FinishReason.ERROR,
-}
+    from pyworker.engine.config import EngineConfig
+    from pyworker.engine.entrance import Beginning
+    from pyworker.engine.metrics import EngineMetrics
+    from pyworker.engine.outputs import ModelRunnerOutput, RequestOutput
+    from pyworker.engine.parking import Parked
+    from pyworker.kvcache.manager import KVCacheManager
 
 
 class Scheduler:
@@ -46,28 +41,43 @@ class Scheduler:
         config: EngineConfig,
         kv_cache: KVCacheManager,
         metrics: EngineMetrics,
-        policy: OrderPolicy | None = None,
+        policies: Policies | None = None,
     ) -> None:
         self._config = config
         self._kv_cache = kv_cache
         self._metrics = metrics
-        self._waiting = WaitingQueue(policy or ClassOrder())
-        self._running: list[Request] = []  # by class, inside a class the oldest first; the last one yields first
-        self._requests: dict[str, Request] = {}
-        self._cancelled: dict[str, None] = {}  # a set that keeps its order
-        self._outputs: list[RequestOutput] = []  # made outside a step, not handed out yet
-        self._finished_ids: list[str] = []  # not told to the runner yet
-        self._arrivals = 0
+        policies = policies or Policies()
+        self._joins = policies.joins
+        self._grammar = policies.grammar
+        self._speculator = policies.speculator
+        self._drafts = (
+            DraftPlanner(config, kv_cache, policies.speculator, policies.grammar) if policies.speculator else None
+        )
+        self._roster = roster = Roster(config, kv_cache, metrics, policies)
+        self._results = Results(config, kv_cache, metrics, policies, roster)
+        self._admission = Admission(config, kv_cache, roster.lengths)
+        self._entrance = Entrance(config, kv_cache, roster.groups)
+        self._ahead = Ahead(config, kv_cache)
 
     @property
     def num_running(self) -> int:
         """Requests that hold blocks."""
-        return len(self._running)
+        return len(self._roster.running)
 
     @property
     def num_waiting(self) -> int:
         """Requests that hold none."""
-        return len(self._waiting)
+        return len(self._roster.waiting)
+
+    @property
+    def num_compiling(self) -> int:
+        """Requests among the waiting whose grammars are not ready."""
+        return len(self._roster.compiling)
+
+    @property
+    def num_parked(self) -> int:
+        """Slices that left a step and have not gone on."""
+        return len(self._roster.parking)
 
     def add(self, request: Request) -> bool:
         """Take a request. False: a higher attempt of it is here already, and this one is ignored.
@@ -78,58 +88,111 @@ class Scheduler:
             DuplicateAttempt: this very attempt is here.
             InvalidRequest: no engine with this model would take it.
         """
-        known = self._requests.get(request.request_id)
-        if known is not None:
-            if known.attempt == request.attempt:
-                raise DuplicateAttempt(request.request_id, request.attempt)
-            if known.attempt > request.attempt:
-                return False
-            self._drop(known, RequestStatus.FINISHED_CANCELLED)
-        check_request(request, self._config)
-        self._arrivals += 1
-        request.arrival = self._arrivals
-        self._requests[request.request_id] = request
-        self._waiting.add(request)
-        return True
+        return self._roster.add(request)
+
+    def check_new(self, request: Request) -> None:
+        """Refuse what can never run.
+
+        Raises:
+            InvalidRequest: no engine with this model would take it.
+        """
+        self._roster.check_new(request)
 
     def cancel(self, request_id: str) -> None:
         """End a request at the next step boundary; its output says `cancelled`. Unknown ids are ignored."""
-        if request_id in self._requests:
-            self._cancelled[request_id] = None
+        self._roster.cancel(request_id)
 
     def grant(self, request_id: str, up_to: int) -> None:
         """Let a request produce tokens up to this output position. Credit never shrinks; unknown ids are ignored."""
-        request = self._requests.get(request_id)
-        if request is not None:
-            request.credit_up_to = max(request.credit_up_to, up_to)
+        self._roster.grant(request_id, up_to)
 
     def schedule(self, now: int) -> SchedulerOutput:
-        """Choose the next step's rows: decodes, then chunks of what runs, then what waits. `now` in microseconds."""
-        self._end_cancelled()
+        """Choose the next step's rows. `now` in microseconds.
+
+        All that somebody waits for comes first: decodes, chunks of what runs, then what waits. Offline rows get what is
+        left, anew in each step: those that go on from where they were parked, decodes, chunks, then what waits. Drafts
+        come last. What was planned ahead is taken over as far as it has come true.
+        """
+        self._roster.end_cancelled()
+        self._roster.poll_grammars()
         out = SchedulerOutput()
-        self._schedule_decodes(out)
-        budget = ChunkBudget(self._config, len(out.num_scheduled_tokens))
-        self._schedule_chunks(out, budget)
-        self._schedule_waiting(out, budget, now)
+        if not self._take_plan(out):
+            self._choose(out, now)
         if out.num_scheduled_tokens:
-            out.finished_ids, self._finished_ids = self._finished_ids, []
-            _online_first(out)
+            self._plan_drafts(out)
+            self._complete(out)
         return out
+
+    def plan_ahead(self, out: SchedulerOutput) -> None:
+        """Plan the step after `out`, which may be running meanwhile on another thread: no request that is in it loses a
+        block or changes a number. To be called at most once between `schedule` and `update_from_output`.
+        """
+        self._ahead.plan(out, len(self._roster.running))
+
+    def forget_plan(self) -> None:
+        """Drop what was planned ahead."""
+        self._ahead.forget()
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the next step is known to have rows, unless they are cancelled before."""
+        return self._ahead.has_any()
+
+    def _take_plan(self, out: SchedulerOutput) -> bool:
+        """Put the rows of the plan into the step that could not come out otherwise. True: those are all.
+
+        Online rows decode in any step; the plan left blocks for all the others that do, so none has to give way to one
+        of them. Offline rows stand back where there is more to decide.
+        """
+        planned = self._ahead.take()
+        if not planned or len(self._roster.parking):
+            return False
+        is_all = self._is_all(planned)
+        for request in planned:
+            if is_all or not request.is_offline:
+                self._plan(out, request, 1)
+        return is_all
+
+    def _is_all(self, planned: Sequence[Request]) -> bool:
+        """Whether nobody but these rows can be in the next step."""
+        num_others = len(self._roster.running) - len(planned)
+        if len(self._roster.waiting):
+            is_full = self._roster.is_full
+            return is_full and not num_others and not any(request.is_offline for request in planned)
+        names = {request.request_id for request in planned} if num_others else set()
+        return not num_others or not any(
+            _wanted(request, request.num_computed_tokens) > 0
+            for request in self._roster.running
+            if request.request_id not in names
+        )
+
+    def _choose(self, out: SchedulerOutput, now: int) -> None:
+        """Fill the step with all who are not in it yet."""
+        lots = self._roster.parking.expire(now)
+        self._join([lot for lot in lots if lot.has_online], out)
+        self._schedule_decodes(out, offline=False)
+        budget = ChunkBudget(self._config, out.total_tokens)
+        self._schedule_chunks(out, budget, offline=False)
+        room_left = self._schedule_waiting(out, budget, now, offline=False)
+        self._join_offline(lots, out, budget, now)
+        self._schedule_decodes(out, offline=True, budget=budget)
+        self._schedule_chunks(out, budget, offline=True)
+        if room_left:
+            self._schedule_waiting(out, budget, now, offline=True)
 
     def update_from_output(self, out: SchedulerOutput, result: ModelRunnerOutput) -> StepOutputs:
         """Take a step's result: advance, append, find stops, free. Outputs made since the last step come first."""
         steps = StepOutputs(self.take_outputs(), max(1, result.step_micros))
-        self._metrics.observe_step(len(out.num_scheduled_tokens))
-        for request_id, num_tokens in out.num_scheduled_tokens.items():
-            request = out.requests[request_id]
-            if self._requests.get(request_id) is request:
-                steps.outputs.append(self._apply(request, num_tokens, result.rows.get(request_id)))
+        self._entrance.observe_step(steps.step_micros)
+        steps.outputs += self._results.apply(out, result)
+        if self._speculator is not None:
+            self._speculator.observe_step(out.total_tokens, len(out.num_scheduled_tokens), steps.step_micros)
+        steps.kv_events = self._kv_cache.take_events()
         return steps
 
     def take_outputs(self) -> list[RequestOutput]:
         """Outputs that came about outside a step, each handed out once."""
-        taken, self._outputs = self._outputs, []
-        return taken
+        return self._roster.take_outputs()
 
     def check(self) -> None:
         """Compare all books; meant for every moment at which nothing can be scheduled.
@@ -137,164 +200,155 @@ class Scheduler:
         Raises:
             IntegrityError: blocks or requests do not add up.
         """
-        counts: dict[str, object] = {
-            "requests": len(self._requests),
-            "running": len(self._running),
-            "waiting": len(self._waiting),
-        }
-        if len(self._requests) != len(self._running) + len(self._waiting):
-            raise IntegrityError("a request neither runs nor waits, or does both", counts)
-        if any(not request.block_table for request in self._running):
-            raise IntegrityError("a running request holds no blocks", counts)
-        self._kv_cache.check(self._requests.values())
+        self._roster.check()
 
-    def _end_cancelled(self) -> None:
-        cancelled, self._cancelled = self._cancelled, {}
-        for request_id in cancelled:
-            request = self._requests[request_id]
-            self._drop(request, RequestStatus.FINISHED_CANCELLED)
-            self._outputs.append(cancelled_output(request_id, request.attempt, len(request.output_ids)))
+    def _join_offline(self, lots: Sequence[Parked], out: SchedulerOutput, budget: ChunkBudget, now: int) -> None:
+        """Bring back parked offline rows, as far as the step has room for whole slices."""
+        for lot in lots:
+            num_tokens = sum(lot.slice.num_tokens.values())
+            is_there = not lot.has_online and all(name in self._roster.parking for name in lot.slice.num_tokens)
+            if is_there and num_tokens <= budget.left and self._joins.may_join(lot.slice, now):
+                budget.spend(num_tokens)
+                self._join([lot], out)
 
-    def _schedule_decodes(self, out: SchedulerOutput) -> None:
+    def _join(self, lots: Sequence[Parked], out: SchedulerOutput) -> None:
+        for lot in lots:
+            self._roster.parking.take(lot)
+            out.joins.append(lot.slice)
+            out.drafts.update(lot.drafts)
+            for request in lot.requests:
+                self._plan(out, request, lot.slice.num_tokens[request.request_id])
+
+    def _schedule_decodes(self, out: SchedulerOutput, *, offline: bool, budget: ChunkBudget | None = None) -> None:
         """One token for each running request that lacks only that one and has credit; others yield blocks to it.
 
         First those that may not go on anyway, then the lowest class, in both the youngest first. Whoever stands after a
         request has no place in the step yet when that request needs a block, so a victim never has to be taken out.
         """
-        for request in list(self._running):
+        for request in self._rows(out, offline):
             if request.status is not RequestStatus.RUNNING or not request.has_credit:
                 continue
             if request.num_tokens - request.num_computed_tokens != 1:
                 continue
+            if budget is not None and not budget.spend_decode():
+                return
             while self._kv_cache.allocate_slots(request, 1) is None:
-                victim = self._last_stalled(out) or self._running[-1]
-                self._preempt(victim)
+                victim = self._yielding(request, out) or last_from(self._roster.running, request, out)
+                self._roster.preempt(victim)
                 if victim is request:
                     break
             else:
                 self._plan(out, request, 1)
 
-    def _schedule_chunks(self, out: SchedulerOutput, budget: ChunkBudget) -> None:
-        for request in self._running:
-            if request.request_id in out.num_scheduled_tokens:
-                continue
-            num_tokens = budget.fit(_wanted(request, request.num_computed_tokens))
+    def _schedule_chunks(self, out: SchedulerOutput, budget: ChunkBudget, *, offline: bool) -> None:
+        """Chunks of what runs, in each class the most urgent first."""
+        rows = self._rows(out, offline)
+        for request in sorted(rows, key=lambda row: (row.klass.rank, due_micros(row), row.arrival)):
+            num_tokens = budget.fit(_wanted(request, request.num_computed_tokens), request.num_computed_tokens)
             # The blocks have been there since the request was let in, so this cannot fail.
-            if num_tokens and self._kv_cache.allocate_slots(request, num_tokens) is not None:
+            if num_tokens > 0 and self._kv_cache.allocate_slots(request, num_tokens) is not None:
                 budget.spend(num_tokens)
                 self._plan(out, request, num_tokens)
 
-    def _schedule_waiting(self, out: SchedulerOutput, budget: ChunkBudget, now: int) -> None:
-        """Let requests in, in order, until the first that does not fit: nobody overtakes for being small.
+    def _schedule_waiting(self, out: SchedulerOutput, budget: ChunkBudget, now: int, *, offline: bool) -> bool:
+        """Let requests in, in order, until the first that does not fit: nobody overtakes for being small. False: there
+        was one that did not fit.
 
         Those without credit can only compute in advance. They are passed over where there is no room, and hold up none.
         """
-        for request in self._waiting.in_order(now):
-            if len(self._running) >= self._config.max_num_seqs and self._last_stalled(out) is None:
-                return
+        for request in self._roster.waiting.in_order(now):
+            if request.is_offline is not offline or request.request_id in self._roster.compiling:
+                continue
             if request.status is RequestStatus.PREEMPTED and not request.has_credit:
                 continue  # it would only compute again what it cannot go on from
-            cached, num_cached = self._kv_cache.get_computed_blocks(request)
-            wanted = _wanted(request, num_cached)
-            num_tokens = budget.fit(wanted)
-            if wanted and not num_tokens:
-                return
-            # Room for all known tokens at once, so that two half-computed prompts cannot wait for each other.
-            rest = request.num_tokens - num_cached - num_tokens
-            if num_tokens and self._make_room(out, request, num_tokens, rest, cached):
-                self._start(request, num_cached)
+            if not self._let_in(out, budget, request, now):
+                return False
+        return True
+
+    def _let_in(self, out: SchedulerOutput, budget: ChunkBudget, request: Request, now: int) -> bool:
+        """Let one request in if it fits. False: nobody behind it may go before it."""
+        is_full = self._roster.is_full
+        if is_full and self._yielding(request, out) is None:
+            return not request.has_credit
+        first = self._entrance.beginning(request, out, now)
+        if first is None:
+            return True
+        beginnings = [first]
+        if first.leader is not None:
+            beginnings.append(self._entrance.from_cache(request))  # then choice 0 may yield to it
+        for beginning in beginnings:
+            num_computed = beginning.num_computed
+            wanted = _wanted(request, num_computed)
+            num_tokens = budget.fit(wanted, num_computed)
+            if not wanted:
+                return True  # all that can be done without credit is done
+            if not num_tokens:
+                return False
+            if self._make_room(out, request, num_tokens, beginning):
+                self._roster.start(request, num_computed)
                 budget.spend(num_tokens)
                 self._plan(out, request, num_tokens)
                 out.new_requests.append(request.request_id)
-            elif request.has_credit:
-                return
+                return True
+        return not request.has_credit
 
-    def _make_room(
-        self, out: SchedulerOutput, request: Request, num_tokens: int, rest: int, cached: KVCacheBlocks
-    ) -> bool:
-        """A row and blocks for a waiting request; if it has credit, those without must yield theirs."""
-        while len(self._running) >= self._config.max_num_seqs or (
-            self._kv_cache.allocate_slots(request, num_tokens, rest, cached) is None
-        ):
-            stalled = self._last_stalled(out) if request.has_credit else None
-            if stalled is None:
+    def _make_room(self, out: SchedulerOutput, request: Request, num_tokens: int, beginning: Beginning) -> bool:
+        """A row and blocks for a waiting request; some must yield theirs to it if it has credit."""
+        yielding = all_yielding(self._roster.running, request, out, beginning.leader)
+        stay = [other for other in self._roster.running if other not in yielding]
+        if not self._admission.allows(request, self._entrance.taken_blocks(request, beginning), stay, yielding):
+            return False
+        while self._roster.is_full or (not self._entrance.allocate(request, num_tokens, beginning, out)):
+            victim = self._yielding(request, out, beginning.leader)
+            if victim is None:
                 return False
-            self._preempt(stalled)
+            self._roster.preempt(victim)
+        if beginning.leader is not None:
+            self._metrics.add("forks", 1)
         return True
 
-    def _start(self, request: Request, num_cached: int) -> None:
-        self._waiting.remove(request)
-        insort(self._running, request, key=_standing)
-        request.num_computed_tokens = num_cached
-        if request.status is RequestStatus.WAITING:
-            request.num_cached_tokens = num_cached
-            self._metrics.add("prompt_tokens", len(request.prompt_ids))
-            self._metrics.add("prefix_cache_queries", request.num_tokens)
-            self._metrics.add("prefix_cache_hits", num_cached)
-        request.status = RequestStatus.RUNNING
+    def _plan_drafts(self, out: SchedulerOutput) -> None:
+        """Drafts for the decodes. None while blocks are short: requests that grow faster than one token a step take
+        blocks before others have given theirs back.
+        """
+        if self._drafts is None or not self._admission.is_ample(
+            row for row in self._roster.running if not row.is_offline
+        ):
+            return
+        joined = {name for parked in out.joins for name in parked.num_tokens}
+        decodes = [
+            request
+            for name, request in out.requests.items()
+            if name not in joined and request.has_credit and request.num_tokens - request.num_computed_tokens == 1
+        ]
+        self._drafts.plan(out, decodes)
 
-    def _last_stalled(self, out: SchedulerOutput) -> Request | None:
-        """The last running request whose client has not said that it may go on, and that is not in this step."""
-        for request in reversed(self._running):
-            if not request.has_credit and request.request_id not in out.num_scheduled_tokens:
-                return request
-        return None
+    def _complete(self, out: SchedulerOutput) -> None:
+        out.finished_ids = self._roster.take_finished()
+        rows = out.num_scheduled_tokens.items()
+        out.num_scheduled_tokens = dict(sorted(rows, key=lambda row: out.requests[row[0]].is_offline))
+        if self._grammar is not None:
+            followed = {name: row for name, row in out.requests.items() if row.params.grammar is not None}
+            out.masks = self._grammar.masks(out.drafts, followed) if followed else None
 
-    def _preempt(self, request: Request) -> None:
-        """Take a running request's blocks; its tokens stay. The blocks keep their content until others need them."""
-        self._metrics.add("preemptions", 1)
-        self._stop_running(request)
-        request.status = RequestStatus.PREEMPTED
-        request.num_computed_tokens = 0
-        self._waiting.add(request)
+    def _rows(self, out: SchedulerOutput, offline: bool) -> list[Request]:
+        """Running rows of one kind that are neither in the step nor parked."""
+        return [
+            request
+            for request in self._roster.running
+            if request.is_offline is offline
+            and request.request_id not in out.num_scheduled_tokens
+            and request.request_id not in self._roster.parking
+        ]
 
-    def _drop(self, request: Request, status: RequestStatus) -> None:
-        """Remove a request for good, whether it runs or waits."""
-        if request.status is RequestStatus.RUNNING:
-            self._stop_running(request)
-        self._waiting.remove(request)
-        del self._requests[request.request_id]
-        self._cancelled.pop(request.request_id, None)
-        request.status = status
-
-    def _stop_running(self, request: Request) -> None:
-        self._running.remove(request)
-        self._kv_cache.free(request)
-        self._finished_ids.append(request.request_id)
+    def _yielding(self, request: Request, out: SchedulerOutput, keep: Request | None = None) -> Request | None:
+        return first_to_yield(all_yielding(self._roster.running, request, out, keep), self._roster.parking)
 
     def _plan(self, out: SchedulerOutput, request: Request, num_tokens: int) -> None:
         out.num_scheduled_tokens[request.request_id] = num_tokens
         out.requests[request.request_id] = request
 
-    def _apply(self, request: Request, num_tokens: int, found: RowResult | None) -> RequestOutput:
-        output = RequestOutput(request.request_id, request.attempt, len(request.output_ids))
-        output.num_cached_tokens = request.num_cached_tokens
-        row = checked_row(request, num_tokens, found, self._config.vocab_size)
-        if row.error is not None:
-            output.finish, output.error_code, output.error_message = FinishReason.ERROR, row.error, row.message
-            self._drop(request, RequestStatus.FINISHED_ERROR)
-            return output
-        request.num_computed_tokens += num_tokens
-        request.output_ids.extend(row.token_ids)
-        self._kv_cache.cache_blocks(request)
-        output.token_ids = list(row.token_ids)
-        self._metrics.add("generation_tokens", len(row.token_ids))
-        status = end_status(request, self._config) if row.token_ids else None
-        if status is not None:
-            output.finish = _FINISH[status]
-            self._drop(request, status)
-        return output
-
-
-def _standing(request: Request) -> tuple[int, int]:
-    return request.klass.rank, request.arrival
-
 
 def _wanted(request: Request, num_computed: int) -> int:
     """Tokens to compute; without credit all but the last, whose computation would produce a token."""
     return request.num_tokens - num_computed - (0 if request.has_credit else 1)
-
-
-def _online_first(out: SchedulerOutput) -> None:
-    rows = out.num_scheduled_tokens.items()
-    out.num_scheduled_tokens = dict(sorted(rows, key=lambda row: out.requests[row[0]].klass is RequestClass.OFFLINE))

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyworker.errors import IntegrityError
+from pyworker.kvcache.events import EventLog, parents_first, stored_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from pyworker.engine.outputs import KVEvents, StoredBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,12 @@ class BlockContent:
 
     `content_id` is unique to (salt, all tokens up to and including this block) for as long as any block holds it.
     `parent_id` is the content id of the block before, 0 for the first block: comparing it compares the whole prefix,
-    which comparing the parent's hash would not do, since hashes can be made to collide.
+    which comparing the parent's hash would not do, since hashes can be made to collide. `parent_hash` is the salt for a
+    first block.
     """
 
     block_hash: int
+    parent_hash: int
     salt: int
     parent_id: int
     token_ids: tuple[int, ...]
@@ -114,6 +119,7 @@ class BlockPool:
         self._by_hash: dict[tuple[int, int], KVCacheBlock] = {}
         self._copies: dict[int, dict[int, KVCacheBlock]] = {}  # by content id and block id, without the one in _by_hash
         self._last_content_id = 0
+        self._log = EventLog()
 
     @property
     def num_free(self) -> int:
@@ -166,12 +172,20 @@ class BlockPool:
         """The block that is known under this hash. The caller must still compare its content."""
         return self._by_hash.get((salt, block_hash))
 
-    def store(self, block: KVCacheBlock, block_hash: int, salt: int, parent_id: int, token_ids: Sequence[int]) -> None:
-        """Say what a full block holds.
+    def store(
+        self,
+        block: KVCacheBlock,
+        block_hash: int,
+        parent: tuple[int, BlockContent | None],
+        token_ids: Sequence[int],
+    ) -> None:
+        """Say what a full block holds. `parent` is the salt, and what the block before it holds.
 
         Of blocks with equal content the oldest is found, and the next one after it is gone. Where another content has
         the hash already, the block is never found.
         """
+        salt, before = parent
+        parent_id, parent_hash = (before.content_id, before.block_hash) if before else (0, salt)
         key = (salt, block_hash)
         known = self._by_hash.get(key)
         if known is not None and known.content is not None and known.content.equals(salt, parent_id, token_ids):
@@ -179,8 +193,24 @@ class BlockPool:
             self._copies.setdefault(known.content.content_id, {})[block.block_id] = block
             return
         self._last_content_id += 1
-        block.content = BlockContent(block_hash, salt, parent_id, tuple(token_ids), self._last_content_id)
-        self._by_hash.setdefault(key, block)
+        block.content = BlockContent(block_hash, parent_hash, salt, parent_id, tuple(token_ids), self._last_content_id)
+        if known is None:
+            self._log.touch(key, None)
+            self._by_hash[key] = block
+
+    def take_events(self) -> KVEvents:
+        """What `lookup` finds now and did not find before, or no longer finds, since this was last asked."""
+        return self._log.take(self._content_of)
+
+    def snapshot(self) -> list[StoredBlock]:
+        """All that `lookup` finds, parents first. What `take_events` would have said is in it and is forgotten."""
+        self._log.clear()
+        found = (block.content for block in self._by_hash.values())
+        return parents_first(stored_block(content) for content in found if content is not None)
+
+    def _content_of(self, key: tuple[int, int]) -> BlockContent | None:
+        block = self._by_hash.get(key)
+        return None if block is None else block.content
 
     def check(self, held: dict[int, int]) -> None:
         """Compare the books with `held`, the number of block-table entries for each block id that has any.
@@ -218,6 +248,7 @@ class BlockPool:
         elif copies:
             self._by_hash[key] = copies.pop(next(iter(copies)))
         else:
+            self._log.touch(key, content)
             del self._by_hash[key]
         if not copies:
             self._copies.pop(content.content_id, None)

@@ -1,22 +1,28 @@
 """The flat batch: what one step computes, as arrays. Nothing here knows prefill from decode.
 
-The arrays are made once and filled in place; a `Batch` is a set of views on them that holds for one step.
+The arrays are made once and filled in place; a `Batch` is a set of views on them that holds for one step. Online rows
+come first, and rows that join a running step come last, so that rows leave and come in by moving the end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyworker.engine.request import RequestClass
 from pyworker.runner.backends.base import BLOCK_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from pyworker.engine.outputs import SchedulerOutput
+    from pyworker.engine.outputs import ParkedSlice, SchedulerOutput
     from pyworker.engine.request import Request
+
+_NO_DRAFTS: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -25,8 +31,10 @@ class Batch:
 
     `ids`, `positions` i32 `[N]`; `slot_mapping` i64 `[N]` (block * 32 + offset, -1 = not written); `seq_starts` i32
     `[S + 1]`: tokens of sequence s are `starts[s]..starts[s + 1]`; `seq_lens` i32 `[S]`: context length with this
-    step's tokens; `block_tables` i32 `[S, max_blocks]`, padded with 0 (the null block); `logit_rows` i32 `[R]`, and
-    `logit_ids` the request of each. `backend_state` is the backend's own, made and read by it.
+    step's tokens; `block_tables` i32 `[S, max_blocks]`, padded with 0 (the null block); `logit_rows` i32 `[R]`
+    ascending, `logit_ids` the request of each, and `logit_drafts` how many drafts stand before its token. `seq_ids` are
+    the sequences' requests. The first `num_online_seqs` with `num_online_tokens` stay when offline rows leave.
+    `backend_state` is the backend's own, made and read by it.
     """
 
     ids: NDArray[np.int32]
@@ -37,6 +45,10 @@ class Batch:
     block_tables: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
     logit_ids: list[str]
+    logit_drafts: list[int] = field(default_factory=list)
+    seq_ids: list[str] = field(default_factory=list)
+    num_online_seqs: int = 0
+    num_online_tokens: int = 0
     backend_state: object = None
 
     @property
@@ -49,21 +61,57 @@ class Batch:
         """S."""
         return len(self.seq_lens)
 
+    def prefix(self, num_seqs: int) -> Batch:
+        """The first sequences: views on the same arrays, and a backend state to be made anew."""
+        end = int(self.seq_starts[num_seqs])
+        rows = int(np.searchsorted(self.logit_rows, end))
+        return Batch(
+            ids=self.ids[:end],
+            positions=self.positions[:end],
+            slot_mapping=self.slot_mapping[:end],
+            seq_starts=self.seq_starts[: num_seqs + 1],
+            seq_lens=self.seq_lens[:num_seqs],
+            block_tables=self.block_tables[:num_seqs],
+            logit_rows=self.logit_rows[:rows],
+            logit_ids=self.logit_ids[:rows],
+            logit_drafts=self.logit_drafts[:rows],
+            seq_ids=self.seq_ids[:num_seqs],
+            num_online_seqs=min(self.num_online_seqs, num_seqs),
+            num_online_tokens=min(self.num_online_tokens, end),
+        )
+
 
 @dataclass(slots=True)
 class _Row:
-    """A request's place in the block tables; `next_computed` is where its next step must begin for it to hold."""
+    """A request's place in the block tables, and the tokens `first..stop` of its last step."""
 
     index: int
     num_blocks: int = 0
-    next_computed: int = -1
+    first: int = -1
+    stop: int = -1
+
+
+@dataclass(slots=True)
+class _Columns:
+    """What is collected in the one walk over the sequences."""
+
+    places: list[int] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logit_rows: list[int] = field(default_factory=list)
+    logit_ids: list[str] = field(default_factory=list)
+    logit_drafts: list[int] = field(default_factory=list)
+    num_online_seqs: int = 0
+    num_online_tokens: int = 0
 
 
 class BatchBuilder:
     """Turns a `SchedulerOutput` into a `Batch`.
 
-    A block table is carried over only for a request that was in the step just before and goes on where it left off;
-    any other is read anew, for a preempted request may come back with other blocks.
+    A block table is carried over only for a request that was in the step just before and has moved on within what it
+    computed there, and only its blocks of computed tokens: a preempted request may come back with other blocks, and so
+    may the place of a draft that was wrong.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, max_blocks: int) -> None:
@@ -73,45 +121,29 @@ class BatchBuilder:
         self._starts = np.zeros(max_num_seqs + 1, dtype=np.int32)
         self._lens = np.zeros(max_num_seqs, dtype=np.int32)
         self._tables = np.zeros((max_num_seqs, max_blocks), dtype=np.int32)
+        self._count = np.arange(max_num_batched_tokens, dtype=np.int32)
         self._rows: dict[str, _Row] = {}
         self._free = list(range(max_num_seqs - 1, -1, -1))
 
     def build(self, out: SchedulerOutput) -> Batch:
-        """Fill the arrays. The views hold until the next call.
+        """Fill the arrays: all rows of the step, those of `joins` last. The views hold until the next call.
 
         Raises:
-            ValueError: more sequences or tokens than were planned for, or a request without blocks for its tokens.
+            ValueError: more sequences or tokens than were planned for, a request without blocks for its tokens, drafts
+                that do not follow its known tokens, a slice that is not scheduled as it was parked, or an online
+                request behind an offline one.
         """
         self._check(out)
-        self._forget(set(self._rows) - set(out.num_scheduled_tokens))
-        self._forget(set(out.finished_ids) | set(out.new_requests))
-        logit_rows: list[int] = []
-        logit_ids: list[str] = []
-        order: list[int] = []
-        end = 0
-        for request_id, count in out.num_scheduled_tokens.items():
-            request = out.requests[request_id]
-            seq, begin, end = len(order), end, end + count
-            row = self._update_row(request, count)
-            self._fill(request, row, begin, end)
-            self._starts[seq + 1] = end
-            self._lens[seq] = request.num_computed_tokens + count
-            order.append(row.index)
-            if request.num_computed_tokens + count == request.num_tokens:
-                logit_rows.append(end - 1)
-                logit_ids.append(request_id)
-        seqs = len(order)
-        width = -(-int(self._lens[:seqs].max(initial=1)) // BLOCK_SIZE)
-        return Batch(
-            ids=self._ids[:end],
-            positions=self._positions[:end],
-            slot_mapping=self._slots[:end],
-            seq_starts=self._starts[: seqs + 1],
-            seq_lens=self._lens[:seqs],
-            block_tables=self._tables[order, :width],
-            logit_rows=np.array(logit_rows, dtype=np.int32),
-            logit_ids=logit_ids,
-        )
+        order = _in_order(out)
+        self._forget(self._rows.keys() - out.num_scheduled_tokens.keys())
+        self._forget({*out.finished_ids, *out.new_requests})
+        columns = _Columns()
+        for request_id in order:
+            drafts = out.drafts.get(request_id, _NO_DRAFTS) if out.drafts else _NO_DRAFTS
+            self._walk(columns, out.requests[request_id], out.num_scheduled_tokens[request_id], drafts)
+        num_joining = sum(len(parked.num_tokens) for parked in out.joins)
+        _count_online(columns, [out.requests[request_id] for request_id in order[: len(order) - num_joining]])
+        return self._fill(columns, order)
 
     def _check(self, out: SchedulerOutput) -> None:
         seqs, tokens = len(out.num_scheduled_tokens), out.total_tokens
@@ -126,28 +158,98 @@ class BatchBuilder:
             if row is not None:
                 self._free.append(row.index)
 
-    def _update_row(self, request: Request, count: int) -> _Row:
+    def _walk(self, columns: _Columns, request: Request, count: int, drafts: Sequence[int]) -> None:
+        first, known = request.num_computed_tokens, request.num_tokens
+        stop = first + count - len(drafts)
+        if not first < stop <= known or (drafts and stop != known):
+            raise ValueError(
+                f"request {request.request_id}: {count} tokens from {first} on, "
+                f"{len(drafts)} of them drafts, of {known}"
+            )
+        columns.places.append(self._update_row(request, first, first + count).index)
+        columns.firsts.append(first)
+        columns.counts.append(count)
+        columns.ids += request.token_ids(first, stop)
+        columns.ids += drafts
+        if stop == known:
+            end = len(columns.ids)
+            rows = range(end - 1 - len(drafts), end)
+            columns.logit_rows += rows
+            columns.logit_ids += [request.request_id] * len(rows)
+            columns.logit_drafts += range(len(rows))
+
+    def _update_row(self, request: Request, first: int, stop: int) -> _Row:
         row = self._rows.get(request.request_id)
         if row is None:
             row = self._rows[request.request_id] = _Row(self._free.pop())
-        table = request.block_table
-        stop = request.num_computed_tokens + count
-        if row.next_computed != request.num_computed_tokens or row.num_blocks > len(table):
-            row.num_blocks = 0
             self._tables[row.index] = 0
+        known = -(-first // BLOCK_SIZE) if row.first < first <= row.stop else 0
         needed = -(-stop // BLOCK_SIZE)
+        if known == row.num_blocks == needed:
+            row.first, row.stop = first, stop
+            return row
+        table = request.block_table
         if len(table) < needed:
             raise ValueError(f"request {request.request_id}: {len(table)} blocks for {stop} tokens")
-        if row.num_blocks < needed:
-            self._tables[row.index, row.num_blocks : needed] = [b.block_id for b in table[row.num_blocks : needed]]
-            row.num_blocks = needed
-        row.next_computed = stop
+        self._tables[row.index, known:needed] = [block.block_id for block in table[known:needed]]
+        self._tables[row.index, needed : max(needed, row.num_blocks)] = 0
+        row.num_blocks, row.first, row.stop = needed, first, stop
         return row
 
-    def _fill(self, request: Request, row: _Row, begin: int, end: int) -> None:
-        first = request.num_computed_tokens
-        self._ids[begin:end] = request.token_ids(first, first + end - begin)
-        positions = np.arange(first, first + end - begin)
-        self._positions[begin:end] = positions
-        blocks = self._tables[row.index, positions // BLOCK_SIZE].astype(np.int64)
-        self._slots[begin:end] = blocks * BLOCK_SIZE + positions % BLOCK_SIZE
+    def _fill(self, columns: _Columns, order: list[str]) -> Batch:
+        seqs, end = len(order), len(columns.ids)
+        places = np.array(columns.places, dtype=np.intp)
+        firsts = np.array(columns.firsts, dtype=np.int32)
+        counts = np.array(columns.counts, dtype=np.int32)
+        starts, lens, positions = self._starts[: seqs + 1], self._lens[:seqs], self._positions[:end]
+        np.cumsum(counts, out=starts[1:])
+        np.add(firsts, counts, out=lens)
+        self._ids[:end] = columns.ids
+        np.add(self._count[:end], np.repeat(firsts - starts[:-1], counts), out=positions)
+        blocks, offsets = np.divmod(positions, BLOCK_SIZE)
+        slots = self._slots[:end]
+        np.multiply(self._tables[np.repeat(places, counts), blocks], BLOCK_SIZE, out=slots, dtype=np.int64)
+        slots += offsets
+        width = -(-int(lens.max(initial=1)) // BLOCK_SIZE)
+        return Batch(
+            ids=self._ids[:end],
+            positions=positions,
+            slot_mapping=slots,
+            seq_starts=starts,
+            seq_lens=lens,
+            block_tables=self._tables[places, :width],
+            logit_rows=np.array(columns.logit_rows, dtype=np.int32),
+            logit_ids=columns.logit_ids,
+            logit_drafts=columns.logit_drafts,
+            seq_ids=order,
+            num_online_seqs=columns.num_online_seqs,
+            num_online_tokens=columns.num_online_tokens,
+        )
+
+
+def by_layer(joins: Sequence[ParkedSlice]) -> list[ParkedSlice]:
+    """The order in which slices come in: lowest layer first, else as given."""
+    return sorted(joins, key=lambda parked: parked.layer)
+
+
+def _in_order(out: SchedulerOutput) -> list[str]:
+    """The step's requests as they stand in the batch: as scheduled, but those that join behind all others."""
+    scheduled = out.num_scheduled_tokens
+    if not out.joins:
+        return list(scheduled)
+    joining: dict[str, int] = {}
+    for parked in by_layer(out.joins):
+        for request_id, count in parked.num_tokens.items():
+            if scheduled.get(request_id) != count or request_id in joining:
+                raise ValueError(f"request {request_id} joins with {count} tokens, and is not scheduled so")
+            joining[request_id] = count
+    return [request_id for request_id in scheduled if request_id not in joining] + list(joining)
+
+
+def _count_online(columns: _Columns, requests: list[Request]) -> None:
+    """Find where the online rows of a step end."""
+    online = [request.klass is not RequestClass.OFFLINE for request in requests]
+    columns.num_online_seqs = sum(online)
+    columns.num_online_tokens = sum(columns.counts[: columns.num_online_seqs])
+    if not all(online[: columns.num_online_seqs]):
+        raise ValueError("an online request stands behind an offline one")

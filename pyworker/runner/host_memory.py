@@ -1,4 +1,4 @@
-"""How much memory this machine and its control groups leave to this process."""
+"""How much memory this machine and its control groups leave to this process, and how much it holds."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def memory_limit(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup
             used = (_read_number(folder / version.used) or 0) - _read_cache(folder / "memory.stat", version.cache)
             least = min(least, max(0, limit - max(0, used)))
     return least
+
+
+def resident_bytes(proc: Path = Path("/proc")) -> int:
+    """Bytes of this process that are in memory now, pages of mapped files left out."""
+    for line in (proc / "self" / "status").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "RssAnon":
+            return int(rest.split()[0]) * 1024
+    raise ConfigError("memory", proc / "self" / "status", "has no line RssAnon")
 
 
 def _available(meminfo: Path) -> int:

@@ -1,7 +1,7 @@
 """The memory plan: what the worker will take, known before anything big is allocated.
 
-Limit = what the control groups and the machine leave, divided by the workers that share it. Weights, workspace and
-logits are what they are; the KV cache gets what was asked for, or a share of the rest.
+Limit = what the control groups and the machine leave, divided by the workers that share it. Weights, workspace, logits
+and parked rows are what they are; the KV cache gets what was asked for, or a share of the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pyworker.errors import ConfigError
 from pyworker.runner.backends.base import BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from pyworker.models.llama import LlamaConfig
+    from pyworker.models.registry import ModelConfig
+    from pyworker.runner.footprint import Footprint
 
 _logger = logging.getLogger(__name__)
 
@@ -24,12 +25,14 @@ _KV_SHARE = 2
 _KV_DEFAULT_MAX = 4 << 30
 _INTERPRETER = 550 << 20
 """Resident set of Python with all that a worker imports, torch first of all, before a model is read."""
+_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes of the engine. `max_model_len` counts a request's prompt and output; `max_num_batched_tokens` a step's.
 
+    `max_step_drafts` are drafts of a step, at most. Rows that left a step in the middle are kept in `park_max_bytes`.
     `workers` share the memory that this process finds, itself included.
     """
 
@@ -37,6 +40,8 @@ class Limits:
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
+    max_step_drafts: int = 0
+    park_max_bytes: int = 64 << 20
     workers: int = 1
 
 
@@ -59,19 +64,20 @@ class MemoryPlan:
         return "\n".join(f"  {name:<12}{size / (1 << 20):>10.1f} MiB" for name, size in rows)
 
 
-def plan_memory(config: LlamaConfig, limits: Limits, limit: int) -> MemoryPlan:
+def plan_memory(config: ModelConfig, limits: Limits, limit: int, footprint: Footprint) -> MemoryPlan:
     """Lay out the memory of a model under `limits` within this worker's share of `limit` bytes.
 
     Raises:
-        ConfigError: it cannot fit; the text has the table and the largest cache that would.
+        ConfigError: it cannot fit; the text has the table and the largest cache, context and slots that would.
     """
     limit //= limits.workers
-    block = config.kv_spec.block_bytes()
+    block = footprint.kv_block
     max_model_len = limits.max_model_len or config.max_position_embeddings
     parts = {
-        "weights": config.num_parameters * 4,
-        "workspace": limits.max_num_batched_tokens * config.workspace_per_token * 4,
-        "logits": limits.max_num_seqs * config.vocab_size * 4 * 2,
+        "weights": footprint.weights,
+        "workspace": footprint.workspace,
+        "logits": footprint.logits,
+        "parked": limits.park_max_bytes,
         "interpreter": _INTERPRETER,
     }
     rest = limit - sum(parts.values())
@@ -83,11 +89,11 @@ def plan_memory(config: LlamaConfig, limits: Limits, limit: int) -> MemoryPlan:
         blocks = min(blocks, most)
     plan = MemoryPlan({**parts, "kv_cache": (blocks + 1) * block}, blocks + 1, limit)
     if blocks < 1 or plan.total > limit:
-        _refuse(plan, limits, rest // block - 1, block)
+        _refuse(plan, limits, rest // block - 1, block, max_model_len)
     return plan
 
 
-def fit_model_len(config: LlamaConfig, limits: Limits, plan: MemoryPlan) -> int:
+def fit_model_len(config: ModelConfig, limits: Limits, plan: MemoryPlan) -> int:
     """The longest prompt plus output that the model, the flag and the cache allow.
 
     Raises:
@@ -104,13 +110,36 @@ def fit_model_len(config: LlamaConfig, limits: Limits, plan: MemoryPlan) -> int:
     return min(asked or longest, held)
 
 
-def _refuse(plan: MemoryPlan, limits: Limits, fitting: int, block: int) -> None:
+def check_resident(plan: MemoryPlan, before: int, after: int) -> bool:
+    """Log how far what loading added to the resident set is from the plan; whether that is within a tenth of the plan.
+
+    Parked rows are not there yet, and the interpreter was there `before`.
+    """
+    planned = plan.total - plan.parts["interpreter"] - plan.parts["parked"]
+    found = after - before
+    near = abs(found - planned) <= _TOLERANCE * plan.total
+    _logger.log(
+        logging.INFO if near else logging.WARNING,
+        "the model takes %.1f MiB, planned were %.1f MiB; the process takes %.1f MiB",
+        found / (1 << 20),
+        planned / (1 << 20),
+        after / (1 << 20),
+    )
+    return near
+
+
+def _refuse(plan: MemoryPlan, limits: Limits, fitting: int, block: int, max_model_len: int) -> None:
     if limits.kv_cache_bytes is not None:
         flag, value = "--kv-cache-bytes", limits.kv_cache_bytes
     else:
         flag, value = "--max-num-seqs", limits.max_num_seqs
     if fitting > 0:
-        allowed = f"a cache of {fitting * block} bytes at most fits, {fitting * BLOCK_SIZE} tokens in all"
+        tokens = fitting * BLOCK_SIZE
+        context = min(max_model_len, tokens)
+        allowed = (
+            f"a cache of {fitting * block} bytes at most fits, {tokens} tokens in all: a context of {context} with "
+            f"{max(1, min(limits.max_num_seqs, tokens // context))} slots of that length"
+        )
     else:
         allowed = "nothing fits beside the weights"
     allowed = f"{allowed}; one block takes {block} bytes; the plan is\n{plan.table()}"

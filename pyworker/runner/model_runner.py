@@ -1,32 +1,40 @@
-"""Computes one step: builds the flat batch, runs the model on a backend, samples a token for each finished row."""
+"""Computes one step: builds the flat batch, runs the model on a backend, samples the rows that are due."""
 
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pyworker.engine.outputs import ModelRunnerOutput, RowResult
 from pyworker.errors import BackendBroken
 from pyworker.runner.backends.base import BLOCK_SIZE
-from pyworker.runner.batch import BatchBuilder
-from pyworker.runner.sampler import SamplingRow, sample
+from pyworker.runner.batch import BatchBuilder, by_layer
+from pyworker.runner.flow import Flow
+from pyworker.runner.footprint import PROMPT_TILE
+from pyworker.runner.safepoint import Safepoint
+from pyworker.runner.sampler import Sampler, SampleRow
+from slackwater._native import kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Mapping
 
     from pyworker.engine.interface import EngineHost
-    from pyworker.engine.outputs import SchedulerOutput
+    from pyworker.engine.outputs import SchedulerOutput, TokenLogprobs
+    from pyworker.engine.request import Request
     from pyworker.models.registry import Model
-    from pyworker.runner.backends.base import Backend
+    from pyworker.runner.backends.base import Backend, Tensor
     from pyworker.runner.batch import Batch
     from pyworker.runner.memory import Limits, MemoryPlan
 
 
 class TorchModelRunner:
-    """A `ModelRunner` over a model and a backend. Owns the KV cache; called from one thread."""
+    """A `ModelRunner` over a model and a backend. Owns the KV cache; called from one thread.
+
+    `safepoint` may be raised from any thread: a step in progress then lets rows go at its next layer.
+    """
 
     def __init__(
         self, model: Model, backend: Backend, plan: MemoryPlan, limits: Limits, eos_ids: tuple[int, ...]
@@ -34,33 +42,33 @@ class TorchModelRunner:
         self._model = model
         self._backend = backend
         self._plan = plan
-        self._eos_ids = eos_ids
         self._kv = backend.kv_cache(model.kv_spec, plan.num_blocks)
         max_model_len = limits.max_model_len or model.max_model_len
         max_blocks = min(-(-max_model_len // BLOCK_SIZE), plan.num_blocks)
         self._builder = BatchBuilder(limits.max_num_seqs, limits.max_num_batched_tokens, max_blocks)
+        self._sampler = Sampler(model.vocab_size, eos_ids, backend.pool or kernels.Pool(1))
+        self.safepoint = Safepoint()
 
     def execute(self, out: SchedulerOutput, host: EngineHost) -> ModelRunnerOutput:
-        """Compute the scheduled tokens of every request. A row whose known tokens are all computed yields one token.
+        """Compute the scheduled tokens of every request. A row whose known tokens are all computed yields tokens.
+
+        A step that raises has changed nothing that another one would not write again.
 
         Raises:
             BackendBroken: nothing that is in memory can be trusted any more; the process must end.
         """
         started = time.perf_counter_ns()
+        self._sampler.forget(out.finished_ids)
         batch = self._builder.build(out)
         rows = {request_id: RowResult() for request_id in out.num_scheduled_tokens}
+        result = ModelRunnerOutput(rows)
         if batch.num_tokens:
-            logits = self._forward(batch, host)
-            plan = [SamplingRow.of(out.requests[request_id], self._eos_ids) for request_id in batch.logit_ids]
-            rows.update(zip(batch.logit_ids, sample(logits, plan), strict=True))
-        return ModelRunnerOutput(rows, step_micros=(time.perf_counter_ns() - started) // 1000)
-
-    def _forward(self, batch: Batch, host: EngineHost) -> NDArray[np.float32]:
-        try:
-            with self._backend.step():
-                return self._model.forward(self._backend, batch, self._kv, host.progress)
-        except self._backend.fatal as error:
-            raise BackendBroken(self._backend.name, str(error)) from error
+            flow = Flow(self._backend, batch, by_layer(out.joins), self.safepoint.view, host.progress)
+            with self._running():
+                self._compute(out, flow, batch, rows)
+            result.parked = flow.put_back()
+        result.step_micros = (time.perf_counter_ns() - started) // 1000
+        return result
 
     def memory_bytes(self) -> Mapping[str, int]:
         """Bytes of the memory plan by part."""
@@ -69,3 +77,68 @@ class TorchModelRunner:
     def close(self) -> None:
         """Drop the cache; the runner cannot be used afterwards."""
         self._kv = None
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        try:
+            with self._backend.step():
+                yield
+        except self._backend.fatal as error:
+            raise BackendBroken(self._backend.name, str(error)) from error
+
+    def _compute(self, out: SchedulerOutput, flow: Flow, whole: Batch, rows: dict[str, RowResult]) -> None:
+        """Run the layers and fill the rows in."""
+        if out.block_copies:
+            self._backend.copy_blocks(self._kv, out.block_copies)
+        through = self._model.forward(self._backend, flow.batch, self._kv, flow)
+        num_through = 0
+        if through is not None:
+            hidden, batch = through
+            num_through = batch.num_seqs
+            self._score_prompts(out, hidden, batch, rows)
+            self._sample(out, hidden, batch, rows)
+        for request_id in whole.seq_ids[num_through:]:
+            rows[request_id].parked = True
+
+    def _sample(self, out: SchedulerOutput, hidden: Tensor, batch: Batch, rows: dict[str, RowResult]) -> None:
+        """Tokens for each request whose known tokens are all computed."""
+        if not len(batch.logit_rows):
+            return
+        due = [request_id for request_id, count in zip(batch.logit_ids, batch.logit_drafts, strict=True) if not count]
+        plan = [SampleRow(out.requests[request_id], out.drafts.get(request_id, ())) for request_id in due]
+        logits = self._model.logits(self._backend, hidden, batch.logit_rows)
+        for request_id, found in zip(due, self._sampler.sample(logits, plan, out.masks), strict=True):
+            if rows[request_id].error is None:
+                found.prompt_logprobs = rows[request_id].prompt_logprobs
+                rows[request_id] = found
+
+    def _score_prompts(self, out: SchedulerOutput, hidden: Tensor, batch: Batch, rows: dict[str, RowResult]) -> None:
+        """Log-probabilities of the prompt tokens that follow the rows of this step, where they are asked for."""
+        for seq, request_id in enumerate(batch.seq_ids):
+            request = out.requests[request_id]
+            if request.params.prompt_logprobs is not None:
+                begin, end = int(batch.seq_starts[seq]), int(batch.seq_starts[seq + 1])
+                found = self._score(request, hidden, begin, end)
+                if found is None:
+                    rows[request_id] = RowResult(error="numerics_error", message="the prompt's logits are not finite")
+                else:
+                    rows[request_id].prompt_logprobs = found
+
+    def _score(self, request: Request, hidden: Tensor, begin: int, end: int) -> list[TokenLogprobs] | None:
+        """What rows `begin..end` of one request say of the prompt tokens after them, a tile of rows at a time.
+
+        `None`: a row is not finite.
+        """
+        first, num_top = request.num_computed_tokens, request.params.prompt_logprobs or 0
+        count = min(end - begin, len(request.prompt_ids) - 1 - first)
+        found: list[TokenLogprobs] = []
+        for tile in range(0, count, PROMPT_TILE):
+            stop = min(count, tile + PROMPT_TILE)
+            picked = np.arange(begin + tile, begin + stop, dtype=np.int32)
+            follow = request.prompt_ids[first + 1 + tile : first + 1 + stop]
+            # The logits are handed on and not kept: their memory is the next tile's.
+            part = self._sampler.prompt_logprobs(self._model.logits(self._backend, hidden, picked), follow, num_top)
+            if part is None:
+                return None
+            found += part
+        return found

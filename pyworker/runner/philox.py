@@ -1,7 +1,7 @@
 """Philox4x32-10: random numbers as a pure function of a key and a counter (Salmon, Moraes, Dror and Shaw 2011).
 
-Nothing is carried from call to call, so a request that was resumed, moved or retried draws the numbers it would have
-drawn undisturbed.
+Nothing is carried from call to call, so the same numbers are drawn whatever was drawn before. The native sampler has
+the same generator for tokens; this one fills weights.
 """
 
 from __future__ import annotations
@@ -39,17 +39,3 @@ def philox4x32(key: int, counter: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """23 bits of each word as a number in (0, 1): neither end can occur, and float32 would hold it exactly."""
     return ((words >> np.uint32(9)).astype(np.float64) + 0.5) * 2.0**-23
-
-
-def uniform_by_id(
-    key: int, ids: NDArray[np.int64], *, position: int, choice: int, domain: int = DOMAIN_SAMPLING
-) -> NDArray[np.float64]:
-    """The number of each candidate id `[n]`, for output position `position` of choice `choice`.
-
-    Four neighbouring ids share a counter; an id's number does not depend on which other ids are asked for.
-    """
-    groups, inverse = np.unique(ids >> 2, return_inverse=True)
-    counter = np.empty((len(groups), 4), dtype=np.uint32)
-    counter[:, 0] = groups
-    counter[:, 1:] = (position & _MASK, choice & _MASK, domain & _MASK)
-    return uniform(philox4x32(key, counter)[inverse, ids & 3])

@@ -1,104 +1,158 @@
-"""Chooses the next token from a row of logits, each row alone.
+"""Chooses the next tokens from rows of logits: the worker's requests on one side, the native sampler on the other.
 
-Order: numerics check, end-of-text mask, temperature or greedy, top-p, then Gumbel-max with counter-based randomness.
-Gumbel-max needs neither a sorted order nor a running sum over the vocabulary, so the same numbers give the same token
-on any device. Two rows of one request at one output position agree whatever batch they stood in.
+The rules are in the native module (`slackwater._native.sampling`); nothing of the vocabulary's size is touched here.
+A request's verify rows are told apart by the drafts before them, and its tokens are those that it would have got one
+by one: each draft counts only if the row before it chose that very token.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyworker.engine.outputs import RowResult
-from pyworker.runner.philox import uniform_by_id
+from pyworker.engine.outputs import RowResult, TokenLogprobs
+from pyworker.spec_decode.rejection import num_emitted
+from slackwater._native import sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from pyworker.engine.outputs import TokenMasks
     from pyworker.engine.request import Request
-
-_GREEDY_BELOW = 1e-5
-_HOPELESS = -20.0
-"""The noise lies in [-2.81, 16.64]: a candidate this far below the best can never win."""
+    from slackwater._native.kernels import Pool
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingRow:
-    """How one token is chosen: the parameters of the request at output position `position`."""
+class SampleRow:
+    """A request whose known tokens are all computed, and its drafts: `len(drafts) + 1` rows of logits in turn.
 
-    position: int
-    choice_index: int
-    seed: int
-    temperature: float
-    top_p: float
-    banned_ids: tuple[int, ...]
+    The first row follows the last known token, each further one a draft.
+    """
 
-    @classmethod
-    def of(cls, request: Request, eos_ids: tuple[int, ...]) -> SamplingRow:
-        """The row of a request's next token: end-of-text ids are banned until `min_tokens` are out."""
+    request: Request
+    drafts: Sequence[int] = ()
+
+
+class Sampler:
+    """Samples for the requests of one worker. Keeps what each has said so far, until it is told to forget it."""
+
+    def __init__(self, vocab_size: int, eos_ids: Sequence[int], pool: Pool) -> None:
+        self._vocab_size = vocab_size
+        # A model may name end tokens that its head does not have.
+        self._eos_ids = tuple(token for token in eos_ids if token < vocab_size)
+        self._pool = pool
+        self._kept: dict[str, tuple[int, sampling.RequestSampler]] = {}
+        self._masks = np.zeros((0, -(-vocab_size // 32)), dtype=np.int32)
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop what is kept of these requests; unknown ids are ignored."""
+        for request_id in request_ids:
+            self._kept.pop(request_id, None)
+
+    def sample(
+        self, logits: NDArray[np.float32], rows: Sequence[SampleRow], masks: TokenMasks | None = None
+    ) -> list[RowResult]:
+        """Tokens for each of `rows`, from `logits` f32 `[R, V]` with the rows of each request in turn; overwrites them.
+
+        A row with drafts gives as many tokens as drafts turn out right, and one more. `error` is `numerics_error` (NaN
+        or +inf among the logits) or `grammar_dead_end` (nothing may come); tokens chosen before it are given first,
+        without the error, which the next step will find again.
+
+        Raises:
+            KernelError: the logits are not `[R, V]`, or a parameter or id is out of bounds.
+        """
+        mask_rows = self._fill_masks(rows, masks)
+        plan = []
+        for row in rows:
+            sampler = self._sampler_of(row.request)
+            first, mask = len(row.request.output_ids), mask_rows.get(row.request.request_id, -1)
+            for count in range(len(row.drafts) + 1):
+                plan.append((sampler, first + count, row.drafts[:count], mask if mask < 0 else mask + count))
+        chosen = iter(sampling.sample(logits, plan, self._masks if mask_rows else None, self._pool))
+        return [_verified(row, [next(chosen) for _ in range(len(row.drafts) + 1)]) for row in rows]
+
+    def prompt_logprobs(
+        self, logits: NDArray[np.float32], next_ids: Sequence[int], top_n: int
+    ) -> list[TokenLogprobs] | None:
+        """Raw logprobs of the token that follows each row of `logits` f32 `[R, V]`; `None` if one is not finite."""
+        found = sampling.prompt_logprobs(logits, next_ids, top_n, self._pool)
+        if any(entry.error is not None for entry in found):
+            return None
+        return [_logprobs(entry, entry.logprob) for entry in found if entry.logprob is not None]
+
+    def _sampler_of(self, request: Request) -> sampling.RequestSampler:
+        attempt, kept = self._kept.get(request.request_id, (-1, None))
+        if kept is None or attempt != request.attempt or kept.num_output_tokens > len(request.output_ids):
+            kept = self._made(request)
+            self._kept[request.request_id] = (request.attempt, kept)
+        elif kept.num_output_tokens < len(request.output_ids):
+            kept.extend(request.output_ids[kept.num_output_tokens :])
+        return kept
+
+    def _made(self, request: Request) -> sampling.RequestSampler:
         params = request.params
-        position = len(request.output_ids)
-        held_back = position < params.min_tokens and not params.ignore_eos
-        return cls(
-            position=position,
-            choice_index=request.choice_index,
+        return sampling.RequestSampler(
+            self._vocab_size,
             seed=request.seed,
+            choice_index=request.choice_index,
             temperature=params.temperature,
+            top_k=params.top_k,
             top_p=params.top_p,
-            banned_ids=eos_ids if held_back else (),
+            min_p=params.min_p,
+            frequency_penalty=params.frequency_penalty,
+            presence_penalty=params.presence_penalty,
+            repetition_penalty=params.repetition_penalty,
+            logit_bias=params.logit_bias,
+            allowed_token_ids=params.allowed_token_ids,
+            bad_words=params.bad_words,
+            min_tokens=params.min_tokens,
+            held_back_ids=(*(() if params.ignore_eos else self._eos_ids), *params.stop_token_ids),
+            logprobs=params.logprobs,
+            prompt_ids=request.prompt_ids,
+            output_ids=request.output_ids,
         )
 
-
-def sample(logits: NDArray[np.float32], rows: Sequence[SamplingRow]) -> list[RowResult]:
-    """One token for each row of `logits` f32 `[R, V]`; a row of NaN or infinity gets the error `numerics_error`."""
-    return [_sample_row(logits[index], row) for index, row in enumerate(rows)]
-
-
-def library_values() -> NDArray[np.float64]:
-    """What numpy's functions give where sampling uses them: the last bits may differ from machine to machine."""
-    grid = (np.arange(1021) + 0.5) / 1021
-    inner = -np.log(grid)
-    return np.concatenate([np.exp(_HOPELESS * grid), inner, np.log(inner)])
-
-
-def _sample_row(logits: NDArray[np.float32], row: SamplingRow) -> RowResult:
-    best = logits.max()
-    if not np.isfinite(best):
-        return RowResult(error="numerics_error", message=f"logits of output position {row.position} are not finite")
-    if row.banned_ids:
-        logits = logits.copy()
-        logits[list(row.banned_ids)] = -np.inf
-    if row.temperature < _GREEDY_BELOW:
-        return RowResult(token_ids=[int(logits.argmax())])
-    return RowResult(token_ids=[_gumbel(logits, row)])
+    def _fill_masks(self, rows: Sequence[SampleRow], masks: TokenMasks | None) -> dict[str, int]:
+        """Write the masks of requests with a grammar; gives the first mask row of each."""
+        if masks is None:
+            return {}
+        asked: list[tuple[str, int]] = []
+        first: dict[str, int] = {}
+        for row in rows:
+            request_id = row.request.request_id
+            if request_id in masks:
+                first[request_id] = len(asked)
+                asked.extend((request_id, count) for count in range(len(row.drafts) + 1))
+        if len(asked) > len(self._masks):
+            self._masks = np.zeros((len(asked), self._masks.shape[1]), dtype=np.int32)
+        if asked:
+            masks.fill(asked, self._masks[: len(asked)])
+        return first
 
 
-def _gumbel(logits: NDArray[np.float32], row: SamplingRow) -> int:
-    scaled = logits.astype(np.float64) / row.temperature
-    scaled -= scaled.max()
-    ids = np.flatnonzero(scaled >= _HOPELESS)
-    if row.top_p < 1.0:
-        ids = _nucleus(scaled, ids, row.top_p)
-    noise = uniform_by_id(row.seed, ids, position=row.position, choice=row.choice_index)
-    scores = scaled[ids] - np.log(-np.log(noise))
-    # The ids ascend, and argmax takes the first of equals: ties go to the lower id.
-    return int(ids[scores.argmax()])
+def _verified(row: SampleRow, chosen: Sequence[sampling.SampledToken]) -> RowResult:
+    """The tokens up to and with the first that is not the draft in its place, or that there is none of."""
+    tokens = [entry.token_id for entry in itertools.takewhile(lambda entry: entry.token_id is not None, chosen)]
+    if not tokens:
+        position, error = len(row.request.output_ids), chosen[0].error
+        return RowResult(error=error, message=f"{_MESSAGES[error]} (output position {position})")
+    count = num_emitted(row.drafts[: len(tokens) - 1], tokens)
+    return RowResult(
+        token_ids=[token for token in tokens[:count] if token is not None],
+        logprobs=[_logprobs(entry, entry.logprob) for entry in chosen[:count] if entry.logprob is not None],
+    )
 
 
-def _nucleus(scaled: NDArray[np.float64], ids: NDArray[np.int64], top_p: float) -> NDArray[np.int64]:
-    """Ids of the smallest set, by (logit descending, id ascending), whose probability reaches `top_p`; at least one.
+def _logprobs(entry: sampling.SampledToken, logprob: float) -> TokenLogprobs:
+    return TokenLogprobs(logprob, entry.top_ids, entry.top_logprobs)
 
-    The probabilities are those of the whole row. Hopeless candidates need no place in the order: they come last in it.
-    """
-    total = np.exp(scaled).cumsum()[-1]
-    order = ids[np.argsort(-scaled[ids], kind="stable")]
-    mass = np.exp(scaled[order]).cumsum()
-    before = np.concatenate([[0.0], mass[:-1]])
-    kept = before < top_p * total
-    kept[0] = True
-    return np.sort(order[kept])
+
+_MESSAGES: dict[str | None, str] = {
+    "numerics_error": "the logits are not finite",
+    "grammar_dead_end": "no token is allowed",
+}

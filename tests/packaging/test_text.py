@@ -23,7 +23,7 @@ def test_text_never_holds_half_a_character(tokenizer: Tokenizer) -> None:
     stream = Detokenizer(tokenizer.to_str())
     assert [stream.push([token]) for token in ids] == ["n", "", "é", " ", "", "", "", "😀", "!"]
     assert stream.finish() == ""
-    cut_short = stream.fresh()
+    cut_short = stream.fresh(skip_special_tokens=False)
     assert (cut_short.push(ids[:-2]), cut_short.finish()) == ("né ", "\ufffd")
 
 
@@ -32,6 +32,7 @@ def test_stop_strings_hold_text_back_until_it_is_certain() -> None:
     assert [matcher.push("xEN"), matcher.push("yE")] == [("x", False), ("ENy", False)]
     assert matcher.finish() == "E"
     assert StopMatcher(["ab"]).push("xaby") == ("x", True)
+    assert StopMatcher(["ab"], include_stop=True).push("xaby") == ("xab", True)
 
 
 def test_what_is_no_tokeniser_and_no_stop_is_refused() -> None:

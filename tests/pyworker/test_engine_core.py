@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from support.engine_rig import Rig, config_for_test, oracle_of, request_for_test, rig_for_test
+from support.scheduler_stubs import StubSpeculator, right_drafts
 
 from pyworker.engine.interface import EngineHost
 from pyworker.engine.outputs import FinishReason, ModelRunnerOutput, RowResult, SchedulerOutput
-from pyworker.engine.request import SamplingParams
+from pyworker.engine.policies import Policies
+from pyworker.engine.request import RequestClass, SamplingParams
 from pyworker.errors import DuplicateAttempt, EngineFailed, IntegrityError, SlackwaterError
 from pyworker.runner.sim import SimRunner
 
@@ -274,6 +276,11 @@ def test_metrics_tell_steps_of_exactly_sixteen_rows() -> None:
         "prefix_cache_queries": 17 * 6,
         "prefix_cache_hits": 4,
         "preemptions": 0,
+        "forks": 0,
+        "draft_tokens": 0,
+        "accepted_draft_tokens": 0,
+        "parked_slices": 0,
+        "parked_tokens_wasted": 0,
     }
     assert (stats.num_running, stats.num_waiting, stats.kv_blocks_used, stats.kv_blocks_total) == (0, 0, 0, 199)
 
@@ -286,3 +293,99 @@ def test_memory_is_told_and_the_runner_is_closed_once() -> None:
     rig.engine.close()
     rig.engine.close()
     assert runner.closed == 1
+
+
+def rebuilt(rig: Rig, told: dict[tuple[int, int], int], sent: int) -> int:
+    """Apply the events of all steps from number `sent` on to what is known; how many steps there are."""
+    for step in rig.host.steps[sent:]:
+        if step.kv_events.cleared:
+            told.clear()
+        for key in step.kv_events.removed:
+            del told[key]
+        told.update({(block.salt, block.block_hash): block.parent_hash for block in step.kv_events.stored})
+    return len(rig.host.steps)
+
+
+def test_events_travel_with_the_step_that_made_them_true() -> None:
+    rig = rig_for_test()
+    rig.engine.submit(request_for_test("a", list(range(9)), params=SamplingParams(max_tokens=4, seed=7)))
+    rig.run()
+    assert [len(step.kv_events.stored) for step in rig.host.steps] == [2, 0, 0, 1]
+    (first, second), third = rig.host.steps[0].kv_events.stored, rig.host.steps[3].kv_events.stored[0]
+    assert (first.parent_hash, second.parent_hash, third.parent_hash) == (0, first.block_hash, second.block_hash)
+
+
+def test_blocks_asked_for_come_with_the_next_step_or_at_once_when_idle() -> None:
+    rig = rig_for_test(num_blocks=12)
+    for name in ("a", "b", "c"):
+        rig.engine.submit(request_for_test(name, [*name.encode(), *range(12)]))
+        rig.run()
+    told: dict[tuple[int, int], int] = {}
+    sent = rebuilt(rig, told, 0)
+    assert len(told) > 5
+    rig.engine.ask_blocks()
+    assert rig.engine.step()
+    assert not rig.engine.step()
+    assert len(rig.host.steps) == sent + 1
+    (idle,) = rig.host.steps[sent:]
+    assert (idle.outputs, idle.step_micros, idle.kv_events.cleared) == ([], 0, True)
+    assert {(block.salt, block.block_hash): block.parent_hash for block in idle.kv_events.stored} == told
+    rig.engine.submit(request_for_test("d", list(range(20))))
+    rig.engine.ask_blocks()
+    rig.engine.step()
+    busy = rig.host.steps[sent + 1]
+    assert busy.kv_events.cleared
+    assert [output.request_id for output in busy.outputs] == ["d"]
+    rig.run()
+    rebuilt(rig, told, sent)
+    known: dict[tuple[int, int], int] = {}
+    rig.engine.ask_blocks()
+    rig.engine.step()
+    rebuilt(rig, known, len(rig.host.steps) - 1)
+    assert known == told
+
+
+def test_a_failed_step_is_run_again_without_drafts_and_joins_and_with_its_copies() -> None:
+    """Choices are forked, rows were parked and drafts are in play when the step fails."""
+    failures: list[RuntimeError] = []
+
+    def before(_: SchedulerOutput) -> None:
+        if failures:
+            raise failures.pop()
+
+    runner = FaultyRunner(before)
+    seen: list[SchedulerOutput] = []
+    execute = runner.sim.execute
+
+    def watched(out: SchedulerOutput, host: EngineHost) -> ModelRunnerOutput:
+        seen.append(out)
+        return execute(out, host)
+
+    runner.sim.execute = watched  # type: ignore[method-assign]
+    speculator = StubSpeculator(lambda request: right_drafts(request, 2))
+    rig = rig_for_test(runner, Policies(speculator=speculator))
+    offline = request_for_test("off", [5, 6, 7], klass=RequestClass.OFFLINE)
+    choices = [
+        request_for_test(name, list(range(10)), params=SamplingParams(max_tokens=12, seed=index), group=("g", index))
+        for index, name in enumerate(("c0", "c1", "c2"))
+    ]
+    for request in (offline, *choices):
+        rig.engine.submit(request)
+    runner.sim.ask_at(0)
+    rig.engine.step()  # the offline row leaves; choice 0 is computed
+    runner.sim.safepoint.clear()
+    failures.append(RuntimeError("passing"))
+    rig.engine.step()
+    alone = seen[1:]
+    assert [list(out.num_scheduled_tokens.items()) for out in alone] == [
+        [("c0", 1)],
+        [("c1", 1)],
+        [("c2", 1)],
+        [("off", 3)],
+    ]
+    assert [len(out.block_copies) for out in alone] == [0, 1, 1, 0]
+    assert all(not out.drafts and not out.joins for out in alone)
+    assert ("c0", [], rig.host.tokens("c0")[1:2]) in speculator.observed
+    rig.run()
+    for request in (offline, *choices):
+        assert rig.host.tokens(request.request_id) == oracle_of(request)

@@ -90,7 +90,6 @@ def test_a_request_with_broken_numbers_ends_and_its_neighbours_do_not_notice(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"dtype": "bfloat16"}, "--dtype bfloat16: is not built yet"),
         ({"dtype": "int3"}, "--dtype int3: known are"),
         ({"backend": "magic"}, "--backend magic: known are native, reference"),
         ({"limits": Limits(max_model_len=4096)}, "--max-model-len 4096: 2 to 2048"),

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.engine_rig import request_for_test
 
 import pyworker.kvcache.manager as manager_module
-from pyworker.engine.request import Request
+from pyworker.engine.outputs import KVEvents
+from pyworker.engine.request import Request, SamplingParams
+from pyworker.errors import IntegrityError
 from pyworker.kvcache.block_hash import block_hash
 from pyworker.kvcache.manager import KVCacheManager, KVUsage
 
@@ -107,16 +109,84 @@ def test_blocks_that_a_hit_takes_out_of_the_free_list_are_not_there_to_be_taken(
     manager.check([])
 
 
+def test_a_request_that_is_owed_logprobs_of_its_prompt_finds_nothing_until_it_has_them() -> None:
+    manager = KVCacheManager(30, BLOCK)
+    run(manager, request_for_test("a", list(range(9))))
+    asks = request_for_test("b", list(range(9)), params=SamplingParams(prompt_logprobs=0, seed=1))
+    assert manager.get_computed_blocks(asks)[1] == 0
+    asks.num_prompt_logprobs = 8
+    assert manager.get_computed_blocks(asks)[1] == 8
+
+
+@pytest.mark.parametrize(
+    ("num_prompt", "shared", "copies"), [(9, 2, 0), (10, 2, 1), (12, 2, 1), (13, 3, 0), (2, 0, 1), (1, 0, 0)]
+)
+def test_a_fork_shares_full_blocks_and_copies_the_rest(num_prompt: int, shared: int, copies: int) -> None:
+    manager = KVCacheManager(30, BLOCK)
+    parent = request_for_test("parent", list(range(num_prompt)), output_ids=[50, 51])
+    run(manager, parent)
+    child = request_for_test("child", list(range(num_prompt)))
+    made = manager.fork(parent, child, num_prompt - 1, 1)
+    assert made is not None
+    common = [a is b for a, b in zip(parent.block_table, child.block_table, strict=False)]
+    assert common == [True] * shared + [False] * (len(common) - shared)
+    assert len(child.block_table) == manager.blocks_for(num_prompt)
+    assert made == [(parent.block_table[shared].block_id, child.block_table[shared].block_id)] * copies
+    manager.check([parent, child])
+    manager.free(parent)
+    free = manager.num_free
+    manager.check([child])  # what is to be copied is still held
+    manager.unpin(source for source, _ in made)
+    assert manager.num_free == free + copies
+    manager.check([child])
+
+
+def test_a_fork_without_room_changes_nothing() -> None:
+    manager = KVCacheManager(4, BLOCK)
+    parent = request_for_test("parent", list(range(9)))
+    run(manager, parent)
+    child = request_for_test("child", list(range(9)))
+    assert manager.fork(parent, child, 8, 1) is None
+    assert (child.block_table, [block.ref_count for block in parent.block_table]) == ([], [1, 1, 1])
+    manager.check([parent])
+
+
+def test_unpinning_what_is_not_pinned_is_refused() -> None:
+    manager = KVCacheManager(4, BLOCK)
+    request = request_for_test("a", [1])
+    run(manager, request)
+    with pytest.raises(IntegrityError):
+        manager.unpin([request.block_table[0].block_id])
+    manager.check([request])
+
+
+def replay(told: dict[tuple[int, int], int], events: KVEvents) -> None:
+    """Apply events to what somebody outside knows: the parent by salt and hash. Nothing may go that is not there."""
+    if events.cleared:
+        told.clear()
+    for key in events.removed:
+        del told[key]
+    for block in events.stored:
+        key = (block.salt, block.block_hash)
+        assert key not in told
+        told[key] = block.parent_hash
+
+
 class CacheMachine(RuleBasedStateMachine):
-    """Requests come, grow, are computed and leave. `texts` is the model: what each block id holds, by whole prefix."""
+    """Requests come, fork, grow, are computed and leave. `texts` is the model: what each block id holds, by whole
+    prefix. `told` is what somebody knows who has only heard the events.
+    """
 
     num_blocks = 8
+    checks_parents = True
 
     def __init__(self) -> None:
         super().__init__()
         self.manager = KVCacheManager(self.num_blocks, BLOCK)
         self.live: list[Request] = []
+        self.pins: list[list[int]] = []
         self.texts: dict[int, tuple[int, list[int]]] = {}
+        self.told: dict[tuple[int, int], int] = {}
         self.count = 0
 
     def prefix(self, request: Request, index: int) -> tuple[int, list[int]]:
@@ -127,6 +197,14 @@ class CacheMachine(RuleBasedStateMachine):
             self.texts[block.block_id] = self.prefix(request, index)
         request.num_computed_tokens = upto
         self.manager.cache_blocks(request)
+
+    def found(self) -> dict[tuple[int, int], int]:
+        """What can be found, read from the blocks themselves."""
+        pool = self.manager._pool
+        contents = [block.content for block in pool.blocks if block.content is not None]
+        found = {(content.salt, content.block_hash): content for content in contents}
+        kept = {key: pool.lookup(*key) for key in found}
+        return {key: block.content.parent_hash for key, block in kept.items() if block and block.content}
 
     @rule(text=st.lists(st.integers(0, 1), min_size=1, max_size=18), salt=st.integers(0, 1), part=st.integers(1, 18))
     def admit(self, text: list[int], salt: int, part: int) -> None:
@@ -151,27 +229,86 @@ class CacheMachine(RuleBasedStateMachine):
         self.computed(request, num_cached + num_new)
 
     @precondition(lambda self: self.live)
-    @rule(pick=st.integers(0, 99), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=6))
-    def grow(self, pick: int, tokens: list[int]) -> None:
+    @rule(pick=st.integers(0, 99), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=6), drafts=st.integers(0, 5))
+    def grow(self, pick: int, tokens: list[int], drafts: int) -> None:
+        """Blocks for drafts may be there too; what is computed of them is not accepted, and leaves no trace."""
         request = self.live[pick % len(self.live)]
         request.output_ids.extend(tokens)
         before = list(request.block_table)
-        if self.manager.allocate_slots(request, request.num_tokens - request.num_computed_tokens) is None:
+        if self.manager.allocate_slots(request, request.num_tokens - request.num_computed_tokens, drafts) is None:
             assert request.block_table == before
             return
         self.computed(request, request.num_tokens)
 
     @precondition(lambda self: self.live)
     @rule(pick=st.integers(0, 99))
+    def fork(self, pick: int) -> None:
+        parent = self.live[pick % len(self.live)]
+        if parent.num_computed_tokens < len(parent.prompt_ids) - 1 or len(parent.prompt_ids) < 2:
+            return
+        self.count += 1
+        child = request_for_test(f"r{self.count}", parent.prompt_ids, salt=parent.salt)
+        num_computed = len(child.prompt_ids) - 1
+        copies = self.manager.fork(parent, child, num_computed, 1)
+        if copies is None:
+            assert child.block_table == []
+            return
+        assert len(copies) == (num_computed % BLOCK > 0)
+        self.manager.unpin(source for source, _ in copies)
+        self.live.append(child)
+        written = child.block_table[num_computed // BLOCK]
+        assert all(written not in other.block_table for other in self.live if other is not child)
+        self.computed(child, len(child.prompt_ids))
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 99))
+    def pin(self, pick: int) -> None:
+        self.pins.append(self.manager.pin(self.live[pick % len(self.live)]))
+
+    @precondition(lambda self: self.pins)
+    @rule(pick=st.integers(0, 99))
+    def unpin(self, pick: int) -> None:
+        self.manager.unpin(self.pins.pop(pick % len(self.pins)))
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 99))
     def leave(self, pick: int) -> None:
         self.manager.free(self.live.pop(pick % len(self.live)))
+
+    @rule()
+    def tell(self) -> None:
+        events = self.manager.take_events()
+        replay(self.told, events)
+        assert self.told == self.found()
+        assert not self.manager.take_events()
+        if self.checks_parents:
+            stored = [(block.salt, block.block_hash) for block in events.stored]
+            for index, block in enumerate(events.stored):
+                assert (block.salt, block.parent_hash) not in stored[index:]
+
+    @rule()
+    def tell_all(self) -> None:
+        snapshot = self.manager.snapshot()
+        assert snapshot.cleared
+        replay(self.told, snapshot)
+        assert self.told == self.found()
+        known = set()
+        for block in snapshot.stored:
+            known.add((block.salt, block.block_hash))
+            if self.checks_parents:
+                assert block.parent_hash == block.salt or (block.salt, block.parent_hash) in known
 
     @invariant()
     def books_add_up(self) -> None:
         self.manager.check(self.live)
         held = {block.block_id for request in self.live for block in request.block_table}
+        held.update(block_id for pin in self.pins for block_id in pin)
         assert self.manager.usage() == KVUsage(used=len(held), total=self.num_blocks - 1)
         assert 0 not in held
+        own = [[block.block_id for block in request.block_table] for request in self.live]
+        for request, ids in zip(self.live, own, strict=True):
+            alone = [name for name in ids if sum(name in other for other in own) == 1]
+            assert self.manager.num_unshared(request) == len(alone)
 
     @invariant()
     def every_block_in_a_table_holds_that_requests_text(self) -> None:
@@ -184,13 +321,19 @@ TestCacheMachine = CacheMachine.TestCase
 TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
 
 
+class CollidingMachine(CacheMachine):
+    """Where hashes collide, parents may stand in a circle."""
+
+    checks_parents = False
+
+
 @pytest.fixture
 def weak_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager_module, "block_hash", lambda parent, ids, extra=b"": block_hash(parent, ids, extra) % 3)
 
 
 @pytest.mark.usefixtures("weak_hash")
-class TestCacheMachineWithCollisions(CacheMachine.TestCase):
+class TestCacheMachineWithCollisions(CollidingMachine.TestCase):
     """The same with three hashes in all, so that almost every lookup meets another text."""
 
     settings = settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)

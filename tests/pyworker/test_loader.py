@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,17 +14,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support.model_rig import model_dir
+from support.model_steps import embedded
 
 from pyworker.errors import ModelLoadError, UnsupportedModel
 from pyworker.models.hashes import chat_template, text_hash, weights_hash
 from pyworker.models.loader import Weights, read_header
-from pyworker.models.registry import read_config, read_eos_ids
-from pyworker.models.tiny import CONFIG
+from pyworker.models.registry import load_model, read_config, read_eos_ids
+from pyworker.models.rope import default_inv_freq
+from pyworker.models.tiny import CONFIG, TINY_MODELS
+from pyworker.runner.backends.base import Rope
+from pyworker.runner.backends.reference import ReferenceBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
 T = TypeVar("T")
 SHAPES = CONFIG.tensor_shapes()
 
@@ -31,7 +36,7 @@ SHAPES = CONFIG.tensor_shapes()
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of `tiny` to break."""
-    return Path(shutil.copytree(model_dir("tiny"), tmp_path / "model"))
+    return Path(shutil.copytree(embedded("tiny"), tmp_path / "model"))
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -164,6 +169,23 @@ def test_any_header_is_read_or_refused(tmp_path: Path, header: dict[str, Any], d
         assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, torch.float32)
 
 
+def test_a_model_is_loaded_tensor_by_tensor(folder: Path) -> None:
+    """What is fused is held together; nothing else is held twice."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    class Counted(Weights):
+        def tensor(self, name: str) -> torch.Tensor:
+            nonlocal most
+            tensor = super().tensor(name)
+            alive.append(weakref.ref(tensor))
+            most = max(most, sum(ref() is not None for ref in alive))
+            return tensor
+
+    load_model(read_config(folder), Counted(folder), ReferenceBackend())
+    assert (len(alive), most) == (len(SHAPES), 3)
+
+
 @given(content=st.binary(max_size=64))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_refused_or_empty(tmp_path: Path, content: bytes) -> None:
@@ -175,13 +197,28 @@ def test_any_bytes_are_refused_or_empty(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
-        ({"model_type": "mamba"}, UnsupportedModel, "model_type 'mamba' is not built; known: llama"),
-        ({"attention_bias": True}, UnsupportedModel, "attention_bias = True may change the maths"),
+        ({"model_type": 7}, UnsupportedModel, "model_type is 7; built are llama, mistral, qwen2, qwen3"),
+        ({"mlp_bias": True}, UnsupportedModel, "mlp_bias = True may change the maths"),
         ({"num_experts": 8}, UnsupportedModel, "num_experts = 8 may change the maths"),
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act = 'gelu'; only 'silu' is built"),
         ({"quantization_config": {"bits": 4}}, UnsupportedModel, "quantization_config = "),
-        ({"rope_scaling": {"type": "yarn", "factor": 4}}, UnsupportedModel, "rope_scaling has rope type 'yarn'"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, UnsupportedModel, "rope_parameters has rope type 'llama3'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4}}, UnsupportedModel, "rope_scaling has rope type 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, UnsupportedModel, "rope_parameters has rope type 'longrope'"),
+        (
+            {"rope_scaling": {"type": "yarn", "rope_type": "linear"}},
+            ModelLoadError,
+            "rope_scaling has rope_type 'linear'",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, ModelLoadError, "rope parameter factor is None"),
+        ({"rope_scaling": {"type": "yarn", "short_factor": 1}}, UnsupportedModel, "rope_scaling has short_factor = 1"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": {"rope_type": "linear", "factor": 4}},
+            ModelLoadError,
+            "rope_parameters {'rope_type': 'linear', 'factor': 4} and rope_scaling",
+        ),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1}}, ModelLoadError, "rope parameters: high_freq_factor 1.0"),
+        ({"rope_scaling": [8]}, ModelLoadError, "rope_scaling is [8], expected an object"),
+        ({"rope_theta": 1e-300}, ModelLoadError, "rope parameters give angles that are not finite"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, UnsupportedModel, "rope_parameters has partial_rotary"),
         ({"rope_parameters": {"rope_theta": 5.0}}, ModelLoadError, "rope_theta 10000.0 and rope_parameters.rope_theta"),
         ({"rope_theta": "many"}, ModelLoadError, "rope_theta is 'many'"),
@@ -191,6 +228,7 @@ def test_any_bytes_are_refused_or_empty(tmp_path: Path, content: bytes) -> None:
         ({"num_hidden_layers": 10**9}, ModelLoadError, "num_hidden_layers is 1000000000, expected 1 to 1024"),
         ({"num_key_value_heads": 3}, ModelLoadError, "4 heads do not divide into 3 groups"),
         ({"head_dim": 15}, ModelLoadError, "head_dim 15 is odd"),
+        ({"head_dim": 2**30}, ModelLoadError, "head_dim is 1073741824, expected 1 to 8192"),
         ({"rms_norm_eps": 0}, ModelLoadError, "rms_norm_eps is 0"),
         ({"tie_word_embeddings": "no"}, ModelLoadError, "tie_word_embeddings is 'no'"),
     ],
@@ -207,11 +245,11 @@ def test_configs_that_are_refused(folder: Path, changes: dict[str, Any], kind: t
 def test_both_spellings_of_the_rotary_base_are_read(folder: Path) -> None:
     new = {"rope_theta": 5e5, "rope_type": "default"}
     edit(folder / "config.json", rope_theta=..., rope_parameters=new)
-    assert read_config(folder).rope_theta == 5e5
+    assert read_config(folder).rope == Rope(default_inv_freq(5e5, 16))
     edit(folder / "config.json", rope_theta=5e5, rope_parameters=new)
-    assert read_config(folder).rope_theta == 5e5
+    assert read_config(folder).rope == Rope(default_inv_freq(5e5, 16))
     edit(folder / "config.json", rope_theta=..., rope_parameters=...)
-    assert read_config(folder).rope_theta == 10_000.0
+    assert read_config(folder).rope == Rope(default_inv_freq(1e4, 16))
 
 
 def test_a_huge_model_on_paper_allocates_nothing(folder: Path) -> None:
@@ -220,17 +258,26 @@ def test_a_huge_model_on_paper_allocates_nothing(folder: Path) -> None:
         Weights(folder).check(read_config(folder).tensor_shapes())
 
 
-@given(changes=st.dictionaries(st.sampled_from(sorted(json.loads((model_dir("tiny") / "config.json").read_text()))),
-                               VALUES, min_size=1, max_size=3))  # fmt: skip
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_config_is_read_or_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    data = {**json.loads((model_dir("tiny") / "config.json").read_text()), **changes}
+CONFIGS = {name: json.loads((embedded(name) / "config.json").read_text()) for name in TINY_MODELS}
+KEYS = sorted({key for config in CONFIGS.values() for key in config} - {"model_type"} | {"rope_scaling", "layer_types"})
+ROPES = st.dictionaries(
+    st.sampled_from(["type", "rope_type", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "mscale",
+                     "original_max_position_embeddings", "attention_factor", "truncate", "rope_theta"]),
+    st.one_of(VALUES, st.sampled_from(["linear", "llama3", "yarn", 4.0, 1e-9])),
+)  # fmt: skip
+LAYERS = st.lists(st.sampled_from(["full_attention", "sliding_attention", "x"]), min_size=2, max_size=2)
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+@given(changes=st.dictionaries(st.sampled_from(KEYS), st.one_of(VALUES, ROPES, LAYERS), min_size=1, max_size=3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+def test_any_config_is_read_or_refused(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps({**CONFIGS[name], **changes}))
     config = read_or_refused(lambda: read_config(tmp_path), path)
-    if config is None:
-        return
-    assert len(config.tensor_shapes()) == 9 * config.num_hidden_layers + (2 if config.tie_word_embeddings else 3)
+    if config is not None:
+        assert len(config.tensor_shapes()) >= 9 * config.kv_spec.num_layers + 2
+        assert len(config.attn_spec.rope.inv_freq) == config.kv_spec.head_dim // 2
 
 
 @pytest.mark.parametrize("value", [[1, 512], "2", -1, [True]])

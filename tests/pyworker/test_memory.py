@@ -13,12 +13,14 @@ from support.model_rig import built_for_test, model_dir
 
 from pyworker.errors import ConfigError
 from pyworker.models.tiny import CONFIG
-from pyworker.runner.host_memory import memory_limit
-from pyworker.runner.memory import Limits, fit_model_len, plan_memory
+from pyworker.runner.footprint import native_footprint, reference_footprint
+from pyworker.runner.host_memory import memory_limit, resident_bytes
+from pyworker.runner.memory import Limits, MemoryPlan, check_resident, fit_model_len, plan_memory
 
 MIB = 1 << 20
 GIB = 1 << 30
 BLOCK = CONFIG.kv_spec.block_bytes()
+PARTS = ["weights", "workspace", "logits", "parked", "interpreter", "kv_cache"]
 STAT = "anon 500\nfile 2900\ninactive_file {}\nactive_file {}\ntotal_inactive_file {}\ntotal_active_file {}\n"
 
 
@@ -89,9 +91,13 @@ def test_the_limit_is_the_least_that_the_machine_and_all_control_groups_leave(
     assert world(tmp_path, groups, **files) == limit
 
 
+def planned(limits: Limits, limit: int, dtype: str = "float32") -> MemoryPlan:
+    return plan_memory(CONFIG, limits, limit, native_footprint(CONFIG, limits, dtype, dtype, 1))
+
+
 def test_the_plan_by_default_takes_no_more_than_all_slots_need() -> None:
     limits = Limits(max_num_seqs=4, max_model_len=256)
-    plan = plan_memory(CONFIG, limits, 8 * GIB)
+    plan = planned(limits, 8 * GIB)
     assert plan.num_blocks == 4 * 8 + 1
     assert plan.parts["kv_cache"] == plan.num_blocks * BLOCK
     assert plan.parts["weights"] == 4 * CONFIG.num_parameters
@@ -100,25 +106,76 @@ def test_the_plan_by_default_takes_no_more_than_all_slots_need() -> None:
 
 def test_the_plan_leaves_headroom_and_half_of_the_limit() -> None:
     limits = Limits(max_num_seqs=4096)
-    small = plan_memory(CONFIG, limits, 1800 * MIB)
+    small = planned(limits, 1800 * MIB)
     assert small.total <= 1800 * MIB - 1024 * MIB + BLOCK
-    large = plan_memory(CONFIG, limits, 3 * GIB)
+    large = planned(limits, 3 * GIB)
     assert large.parts["kv_cache"] <= 3 * GIB // 2 + BLOCK
 
 
 def test_workers_share_what_there_is() -> None:
     alone, shared = Limits(max_num_seqs=4096), Limits(max_num_seqs=4096, workers=3)
-    assert plan_memory(CONFIG, shared, 12 * GIB + 2) == plan_memory(CONFIG, alone, 4 * GIB)
+    assert planned(shared, 12 * GIB + 2) == planned(alone, 4 * GIB)
+
+
+def test_bfloat16_halves_weights_and_cache_and_nothing_else() -> None:
+    limits = Limits(max_num_seqs=4, max_model_len=256)
+    full, half = planned(limits, 8 * GIB).parts, planned(limits, 8 * GIB, "bfloat16").parts
+    vectors = 4 * sum(shape[0] for shape in CONFIG.tensor_shapes().values() if len(shape) == 1)
+    assert half["weights"] - vectors == (full["weights"] - vectors) // 2
+    assert half["kv_cache"] == full["kv_cache"] // 2
+    same = ("workspace", "logits", "parked", "interpreter")
+    assert [half[name] for name in same] == [full[name] for name in same]
+    mixed = native_footprint(CONFIG, limits, "bfloat16", "float32", 1)
+    assert (mixed.weights, mixed.kv_block) == (half["weights"], BLOCK)
+
+
+def test_logits_are_bounded_by_what_a_step_can_ask_for() -> None:
+    row = 4 * (CONFIG.vocab_size + CONFIG.hidden_size + 32)
+
+    def logits(**limits: int) -> int:
+        return native_footprint(CONFIG, Limits(**limits), "float32", "float32", 1).logits
+
+    assert logits(max_num_seqs=4) == 128 * row
+    assert logits(max_num_seqs=200) == 200 * row
+    assert logits(max_num_seqs=200, max_step_drafts=200) == 400 * row
+    assert logits(max_num_seqs=200, max_step_drafts=800) == 512 * row
 
 
 def test_a_plan_that_cannot_fit_shows_its_table() -> None:
     with pytest.raises(ConfigError) as caught:
-        plan_memory(CONFIG, Limits(kv_cache_bytes=1 << 40), GIB)
+        planned(Limits(kv_cache_bytes=1 << 40), GIB)
     text = str(caught.value)
     assert text.startswith("--kv-cache-bytes 1099511627776: a cache of ")
-    assert [line.split()[0] for line in text.splitlines()[1:]] == [
-        "weights", "workspace", "logits", "interpreter", "kv_cache", "total", "limit",
-    ]  # fmt: skip
+    assert "tokens in all: a context of 2048 with 64 slots of that length" in text
+    assert [line.split()[0] for line in text.splitlines()[1:]] == [*PARTS, "total", "limit"]
+    with pytest.raises(ConfigError, match="nothing fits beside the weights"):
+        planned(Limits(park_max_bytes=GIB), GIB)
+
+
+def test_the_reference_keeps_everything_in_float32() -> None:
+    limits = Limits(max_num_seqs=4)
+    found = reference_footprint(CONFIG, limits)
+    assert (found.weights, found.kv_block) == (4 * CONFIG.num_parameters, BLOCK)
+    assert found.workspace == 4 * 512 * CONFIG.workspace_per_token
+
+
+@pytest.mark.parametrize(("added", "near"), [(0, False), (60 * MIB, True), (300 * MIB, False)])
+def test_a_process_far_from_its_plan_is_logged(added: int, near: bool, caplog: pytest.LogCaptureFixture) -> None:
+    plan = MemoryPlan(dict.fromkeys(PARTS, 50 * MIB) | {"kv_cache": 0, "workspace": 0, "logits": 10 * MIB}, 2, GIB)
+    with caplog.at_level(logging.INFO, "pyworker.runner.memory"):
+        assert check_resident(plan, 70 * MIB, 70 * MIB + added) is near
+    assert [record.levelname for record in caplog.records] == ["INFO" if near else "WARNING"]
+    assert caplog.messages[0].startswith(f"the model takes {added / MIB:.1f} MiB, planned were 60.0 MiB")
+
+
+def test_resident_memory_is_what_this_process_alone_holds(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text("VmRSS:\t 99 kB\nRssAnon:\t     7 kB\nRssFile: 92 kB\n")
+    assert resident_bytes(tmp_path) == 7 * 1024
+    (tmp_path / "self" / "status").write_text("VmRSS:\t 99 kB\n")
+    with pytest.raises(ConfigError, match="has no line RssAnon"):
+        resident_bytes(tmp_path)
+    assert 10 * MIB < resident_bytes() < 64 * GIB
 
 
 def test_no_context_is_promised_that_the_cache_cannot_hold(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +197,7 @@ def test_no_context_is_promised_that_the_cache_cannot_hold(caplog: pytest.LogCap
 def test_a_context_that_was_asked_for_and_cannot_be_is_refused(asked: int, text: str) -> None:
     limits = Limits(max_model_len=asked, kv_cache_bytes=40 * BLOCK)
     with pytest.raises(ConfigError) as caught:
-        fit_model_len(CONFIG, limits, plan_memory(CONFIG, limits, 8 * GIB))
+        fit_model_len(CONFIG, limits, planned(limits, 8 * GIB))
     assert str(caught.value) == text
 
 
@@ -149,17 +206,23 @@ import json, re, sys
 from pathlib import Path
 import pyworker.cli, pyworker.worker
 from pyworker.runner.build import build_runner
+from pyworker.runner.host_memory import resident_bytes
 from pyworker.runner.memory import Limits
-built = build_runner(Path(sys.argv[1]), "m", limits=Limits(kv_cache_bytes=int(sys.argv[2])))
+before = resident_bytes()
+built = build_runner(Path(sys.argv[1]), "m", dtype=sys.argv[2], limits=Limits(kv_cache_bytes=int(sys.argv[3])))
 resident = re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())
-print(json.dumps({"resident": int(resident[1]) << 10} | built.plan.parts))
+found = {"resident": int(resident[1]) << 10, "added": resident_bytes() - before}
+print(json.dumps(found | built.plan.parts))
 """
 
 
 @pytest.mark.timeout(300)
-def test_what_a_loaded_worker_holds_is_what_the_plan_says() -> None:
-    """Cache, workspace and logits are not touched yet, and so not resident."""
-    command = [sys.executable, "-P", "-c", RESIDENT, str(model_dir("smollm2")), str(16 * MIB)]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_loaded_worker_holds_is_what_the_plan_says(dtype: str) -> None:
+    """All but the parked rows, which are not there yet: the rest is touched at start."""
+    command = [sys.executable, "-P", "-c", RESIDENT, str(model_dir("smollm2")), dtype, str(64 * MIB)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    assert found["resident"] == pytest.approx(found["interpreter"] + found["weights"], rel=0.1)
+    model = sum(found[name] for name in ("weights", "workspace", "logits", "kv_cache"))
+    assert found["added"] == pytest.approx(model, rel=0.1)
+    assert found["resident"] == pytest.approx(model + found["interpreter"], rel=0.1)

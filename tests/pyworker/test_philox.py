@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+from support.sampler_model import uniform_by_id
 
-from pyworker.runner.philox import philox4x32, uniform, uniform_by_id
+from pyworker.runner.philox import philox4x32, uniform
 
 ROWS = json.loads((Path(__file__).parents[1] / "wire" / "golden_philox.json").read_text())
 

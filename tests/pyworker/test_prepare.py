@@ -59,7 +59,7 @@ def test_a_name_that_cannot_be_had_says_what_can(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no model")
     for name in ("gpt-5", str(text)):
-        with pytest.raises(ModelNotFound, match="smollm2, tiny, sim, a model folder"):
+        with pytest.raises(ModelNotFound, match="smollm2, tiny, tiny:qwen2, tiny:qwen3, tiny:mistral, sim, a model"):
             prepare(name)
 
 
@@ -102,7 +102,7 @@ def test_a_broken_gguf_leaves_nothing(cache: Path, tmp_path: Path, content: byte
 
 
 def test_a_full_disk_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(folder: Path) -> None:
+    def full(folder: Path, _: str) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -184,7 +184,7 @@ def test_two_at_once_build_once(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The second waits for the lock, and then finds the folder."""
     built = []
     real = tiny.write_tiny
-    monkeypatch.setattr(tiny, "write_tiny", lambda folder: (built.append(folder), real(folder)))
+    monkeypatch.setattr(tiny, "write_tiny", lambda folder, family: (built.append(folder), real(folder, family)))
     cache.mkdir(parents=True)
     with (cache / ".tiny-1.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -207,3 +207,8 @@ def test_a_repeated_call_imports_neither_torch_nor_transformers(cache: Path) -> 
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert folders_in(cache) == ["tiny-1"]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
+def test_the_sisters_of_tiny_are_built_too(cache: Path, family: str) -> None:
+    assert prepare(f"tiny:{family}") == Prepared(f"tiny:{family}", cache / f"tiny-{family}-1")

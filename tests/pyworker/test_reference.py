@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.model_rig import model_dir
+from support.model_steps import embedded
 
+from pyworker.errors import ConfigError
 from pyworker.models.loader import Weights
 from pyworker.models.registry import load_model, read_config
+from pyworker.models.rope import default_inv_freq
 from pyworker.runner.backends import exact
-from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, Rope
+from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, QkNorm, Rope
 from pyworker.runner.backends.reference import ReferenceBackend
 from pyworker.runner.batch import Batch
 
-SPEC = AttnSpec(num_heads=6, num_kv_heads=2, head_dim=16, scale=0.25, rope=Rope(10_000.0))
+SPEC = AttnSpec(num_heads=6, num_kv_heads=2, head_dim=16, scale=0.25, rope=Rope(default_inv_freq(10_000.0, 16)))
 WIDTH = (SPEC.num_heads + 2 * SPEC.num_kv_heads) * SPEC.head_dim
 NUM_BLOCKS = 96
 
@@ -97,31 +99,48 @@ def test_row_rule_of_the_row_operations(name: str) -> None:
     assert torch.equal(operation(x[shuffled]), together[shuffled])  # type: ignore[operator]
 
 
-def naive_attention(qkv: torch.Tensor) -> np.ndarray:
+def naive_attention(qkv: torch.Tensor, spec: AttnSpec = SPEC, norms: QkNorm | None = None) -> np.ndarray:
     """One sequence from position 0, in float64."""
-    count, heads, kv_heads, size = len(qkv), SPEC.num_heads, SPEC.num_kv_heads, SPEC.head_dim
+    count, heads, kv_heads, size = len(qkv), spec.num_heads, spec.num_kv_heads, spec.head_dim
     x = qkv.double().numpy().reshape(count, heads + 2 * kv_heads, size)
-    angles = np.arange(count)[:, None] * SPEC.rope.theta ** (-np.arange(0, size, 2) / size)
-    turned = x[..., : size // 2] + 1j * x[..., size // 2 :]
-    turned = turned * np.exp(1j * angles)[:, None]
-    rotated = np.concatenate([turned.real, turned.imag], axis=-1)
+    turned = x[:, : heads + kv_heads]
+    if norms is not None:
+        turned = turned / np.sqrt((turned**2).mean(-1, keepdims=True) + norms.eps)
+        weights = [norms.q_weight.double().numpy()] * heads + [norms.k_weight.double().numpy()] * kv_heads
+        turned = turned * np.stack(weights)
+    if spec.rope is not None:
+        angles = np.arange(count)[:, None] * np.array(spec.rope.inv_freq)
+        pairs = (turned[..., : size // 2] + 1j * turned[..., size // 2 :]) * np.exp(1j * angles)[:, None]
+        turned = np.concatenate([pairs.real, pairs.imag], axis=-1) * spec.rope.scale
+    distance = np.arange(count)[:, None] - np.arange(count)
     out = np.zeros((count, heads, size))
     for head in range(heads):
-        group = head // SPEC.group
-        scores = rotated[:, head] @ rotated[:, heads + group].T * SPEC.scale
-        scores[np.triu_indices(count, 1)] = -np.inf
+        group = head // spec.group
+        scores = turned[:, head] @ turned[:, heads + group].T * spec.scale
+        if spec.softcap is not None:
+            scores = spec.softcap * np.tanh(scores / spec.softcap)
+        scores[(distance < 0) | (distance >= (spec.window or count))] = -np.inf
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         out[:, head] = weights / weights.sum(-1, keepdims=True) @ x[:, heads + kv_heads + group]
     return out.reshape(count, -1)
 
 
-def attend_in_chunks(qkv: torch.Tensor, chunks: list[int], blocks: list[int], fill: float = 0.0) -> torch.Tensor:
-    backend = ReferenceBackend()
-    kv = backend.kv_cache(KVCacheSpec(2, SPEC.num_kv_heads, SPEC.head_dim), NUM_BLOCKS)
+def attend_in_chunks(
+    qkv: torch.Tensor,
+    chunks: list[int],
+    blocks: list[int],
+    fill: float = 0.0,
+    spec: AttnSpec = SPEC,
+    norms: QkNorm | None = None,
+    dtype: str = "float32",
+) -> torch.Tensor:
+    backend = ReferenceBackend(dtype)
+    kv = backend.kv_cache(KVCacheSpec(2, spec.num_kv_heads, spec.head_dim), NUM_BLOCKS)
     kv.data.fill_(fill)
     outs, first = [], 0
     for count in chunks:
-        outs.append(backend.attend(qkv[first : first + count], kv, 1, SPEC, batch_of((first, count, blocks))))
+        batch = batch_of((first, count, blocks))
+        outs.append(backend.attend(qkv[first : first + count], kv, 1, spec, batch, norms))
         first += count
     return torch.cat(outs)
 
@@ -139,6 +158,112 @@ def test_attention_has_the_same_bits_in_any_chunks_and_blocks(chunks: list[int])
     whole = attend_in_chunks(qkv, [300], list(range(1, 11)))
     other = attend_in_chunks(qkv, chunks, [90, 3, 77, 4, 50, 6, 7, 41, 9, 10], fill=math.nan)
     assert other.numpy().tobytes() == whole.numpy().tobytes()
+
+
+NORMS = QkNorm(rows_for_test(1, 16, 8)[0], rows_for_test(1, 16, 9)[0], 1e-5)
+SPECIAL: dict[str, tuple[dict[str, object], QkNorm | None]] = {
+    "window": ({"window": 40}, None),
+    "window over a split": ({"window": 300}, None),
+    "window of one": ({"window": 1}, None),
+    "softcap": ({"softcap": 1.5}, None),
+    "norm": ({}, NORMS),
+    "rotated before": ({"rope": None}, None),
+    "scaled angles": ({"rope": replace(SPEC.rope, scale=1.3)}, None),
+    "all": ({"window": 70, "softcap": 2.0, "rope": replace(SPEC.rope, scale=0.9)}, NORMS),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_attention_matches_float64_and_keeps_its_bits_in_chunks(name: str) -> None:
+    """Poisoned as above: with a window, what lies before it must not leak either."""
+    changes, norms = SPECIAL[name]
+    spec = replace(SPEC, **changes)  # type: ignore[arg-type]
+    qkv = rows_for_test(330, WIDTH)
+    whole = attend_in_chunks(qkv, [330], list(range(1, 12)), spec=spec, norms=norms)
+    # The angles are float32, and so is their product with a position.
+    assert float(np.abs(whole.double().numpy() - naive_attention(qkv, spec, norms)).max()) < 2e-5
+    other = attend_in_chunks(qkv, [250, 1, 30, 49], list(range(20, 31)), fill=math.nan, spec=spec, norms=norms)
+    assert other.numpy().tobytes() == whole.numpy().tobytes()
+
+
+def test_what_lies_before_a_window_may_be_anything() -> None:
+    spec, backend = replace(SPEC, window=33), ReferenceBackend()
+    qkv = rows_for_test(120, WIDTH)
+    outs = []
+    for poison in (0.0, math.nan):
+        kv = backend.kv_cache(KVCacheSpec(1, spec.num_kv_heads, spec.head_dim), NUM_BLOCKS)
+        backend.attend(qkv[:110], kv, 0, spec, batch_of((0, 110, [1, 2, 3, 4])))
+        kv.data[[0, 1, 2]] = poison
+        outs.append(backend.attend(qkv[110:], kv, 0, spec, batch_of((110, 10, [1, 2, 3, 4]))))
+    assert outs[0].numpy().tobytes() == outs[1].numpy().tobytes()
+
+
+def test_bf16_rounds_to_the_nearest_and_ties_to_even() -> None:
+    one = 2.0**-7
+    least = 2.0**-50
+    x = torch.tensor(
+        [1 + one / 2, 1 + 1.5 * one, 1 + one * 0.51, least, least * 0.999, -least / 2, math.nan, -math.inf]
+    )
+    got = exact.round_bf16(x)
+    assert got[:6].tolist() == [1.0, 1 + 2 * one, 1 + one, least, 0.0, -0.0]
+    assert math.copysign(1.0, float(got[5])) == -1.0
+    assert (math.isnan(got[6]), float(got[7])) == (True, -math.inf)
+
+
+def test_bf16_rounds_operands_and_nothing_else() -> None:
+    """Against float64 on operands that were rounded before: the difference is that of float32 sums."""
+    backend = ReferenceBackend("bfloat16")
+    weight, bias, x = rows_for_test(40, 96, 1), rows_for_test(1, 40, 2)[0], rows_for_test(9, 96, 3)
+    got = backend.linear(x, backend.prepare_linear(weight, bias))
+    want = exact.round_bf16(x).double() @ exact.round_bf16(weight).double().T + bias.double()
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    assert torch.equal(
+        backend.embed(np.array([3], np.int32), backend.prepare_linear(weight))[0], exact.round_bf16(weight)[3]
+    )
+    spec = replace(SPEC, rope=None)
+    qkv = rows_for_test(300, WIDTH)
+    turned = qkv.clone()
+    turned[:, : 6 * 16] = exact.round_bf16(qkv[:, : 6 * 16] * spec.scale)
+    turned[:, 6 * 16 :] = exact.round_bf16(qkv[:, 6 * 16 :])
+    whole = attend_in_chunks(qkv, [300], list(range(1, 11)), spec=spec, dtype="bfloat16")
+    assert float(np.abs(whole.double().numpy() - naive_attention(turned, replace(spec, scale=1.0))).max()) < 5e-6
+    parts = attend_in_chunks(qkv, [1, 258, 41], list(range(30, 40)), math.nan, spec=spec, dtype="bfloat16")
+    assert parts.numpy().tobytes() == whole.numpy().tobytes()
+
+
+def test_the_types_have_names_of_their_own() -> None:
+    backends = [ReferenceBackend(), ReferenceBackend("bfloat16"), ReferenceBackend("bfloat16", kv_dtype="float32")]
+    assert [backend.kv_layout for backend in backends] == ["f32-rows32", "bf16-rows32", "f32-rows32"]
+    ids = [backend.numerics(SPEC, LINEARS).rpartition("-")[0] for backend in backends]
+    assert ids == ["f32-reference1", "bf16-reference1", "bf16-reference1-kvf32"]
+    assert [b.kv_cache(KVCacheSpec(1, 2, 16), 2).data.dtype for b in backends[:2]] == [torch.float32, torch.bfloat16]
+    with pytest.raises(ConfigError, match="--dtype float16: known are float32, bfloat16"):
+        ReferenceBackend("float16")
+
+
+@pytest.mark.parametrize("first", [0, 2, 5])
+@pytest.mark.parametrize("with_delta", [True, False])
+def test_rows_that_leave_and_come_back_have_the_same_bits(first: int, with_delta: bool) -> None:
+    backend = ReferenceBackend()
+    x, delta, norm = rows_for_test(5, 24), rows_for_test(5, 24, 1) if with_delta else None, rows_for_test(1, 24, 2)[0]
+    x[4, 3] = -0.0
+    whole = x.clone()
+    want = backend.add_norm(whole, delta, norm, 1e-5)
+    kept, kept_delta, rows = backend.park(x.clone(), delta, first)
+    assert (len(kept), rows.shape, rows.dtype) == (first, (5 - first, 24), np.float32)
+    joined, joined_delta = backend.join(kept, kept_delta, rows) if first else backend.join(None, None, rows)
+    got = backend.add_norm(joined, joined_delta, norm, 1e-5)
+    assert got.numpy().tobytes() == want.numpy().tobytes()
+    assert joined.numpy().tobytes() == whole.numpy().tobytes()
+
+
+def test_blocks_are_copied_in_all_layers() -> None:
+    backend = ReferenceBackend("bfloat16")
+    kv = backend.kv_cache(KVCacheSpec(2, 1, 4), 5)
+    kv.data.copy_(torch.arange(kv.data.numel()).view(kv.data.shape) % 251)
+    before = kv.data.clone()
+    backend.copy_blocks(kv, [(1, 3), (3, 4)])
+    assert torch.equal(kv.data, before[[0, 1, 2, 1, 1]])
 
 
 def test_attention_has_the_same_bits_in_any_company() -> None:
@@ -170,7 +295,7 @@ def test_a_weight_is_a_copy() -> None:
 
 def test_a_loaded_model_does_not_hang_on_its_file(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(model_dir("tiny"), folder)
+    shutil.copytree(embedded("tiny"), folder)
     model = load_model(read_config(folder), Weights(folder), ReferenceBackend())
     maps = Path("/proc/self/maps").read_text()
     assert str(folder) not in maps
@@ -184,13 +309,16 @@ def test_the_numerics_id_knows_the_shapes_of_the_model() -> None:
     backend = ReferenceBackend()
     specs = [SPEC, replace(SPEC, head_dim=32), replace(SPEC, num_heads=4), replace(SPEC, num_kv_heads=3)]
     ids = [backend.numerics(spec, LINEARS) for spec in specs]
-    ids += [backend.numerics(replace(SPEC, rope=Rope(500.0)), LINEARS), backend.numerics(SPEC, LINEARS[1:])]
+    ids += [
+        backend.numerics(replace(SPEC, rope=Rope(default_inv_freq(500.0, 16))), LINEARS),
+        backend.numerics(SPEC, LINEARS[1:]),
+    ]
     assert len(set(ids)) == 6
     assert backend.numerics(SPEC, LINEARS) == ids[0]
     assert re.fullmatch(r"f32-reference1-[0-9a-f]{6}", ids[0])
 
 
-@pytest.mark.parametrize("function", ["np.exp", "np.log", "np.cos", "torch.bmm", "F.linear"])
+@pytest.mark.parametrize("function", ["np.cos", "torch.bmm", "F.linear"])
 def test_the_numerics_id_shows_a_last_bit(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine's library, which rounds one element of many the other way."""
     before = ReferenceBackend().numerics(SPEC, LINEARS)

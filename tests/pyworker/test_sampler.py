@@ -1,145 +1,147 @@
-"""Sampled tokens: the right distribution, the right order of steps, and nothing but (seed, position) decides."""
+"""Requests and their tokens: what the adapter makes of parameters, history, drafts and masks."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from pyworker.engine.outputs import RowResult
+from pyworker.engine.outputs import RowResult, TokenLogprobs
 from pyworker.engine.request import Request, SamplingParams
-from pyworker.runner.philox import philox4x32
-from pyworker.runner.sampler import SamplingRow, sample
+from pyworker.runner.sampler import Sampler, SampleRow
+from slackwater._native.kernels import KernelError, Pool
 
-ROW = SamplingRow(position=0, choice_index=0, seed=1, temperature=1.0, top_p=1.0, banned_ids=())
-LOGITS = np.array([2.0, 1.0, 0.0, -1.0, 1.5, 2.0, -3.0, 0.5], dtype=np.float32)
-DRAWS = 20_000
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
-def draw(logits: np.ndarray, rows: list[SamplingRow]) -> list[int]:
-    results = sample(np.broadcast_to(logits, (len(rows), len(logits))), rows)
-    assert all(result.error is None for result in results)
-    return [result.token_ids[0] for result in results]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits.astype(np.float64))
-    return weights / weights.sum()
+V = 50
+EOS = 7
+GREEDY = SamplingParams(max_tokens=99, temperature=0.0)
 
 
-def chi_square(tokens: list[int], expected: np.ndarray) -> float:
-    counts = np.bincount(tokens, minlength=len(expected))
-    assert counts[expected == 0].sum() == 0
-    kept = expected > 0
-    want = expected[kept] * len(tokens)
-    return float(((counts[kept] - want) ** 2 / want).sum())
+def sampler() -> Sampler:
+    return Sampler(V, (EOS,), Pool(1))
 
 
-def positions(row: SamplingRow) -> list[SamplingRow]:
-    return [replace(row, position=position) for position in range(DRAWS)]
+def request(params: SamplingParams, output: Sequence[int] = (), name: str = "a") -> Request:
+    return Request(name, 0, [1, 2, 3], params, output_ids=list(output))
 
 
-# Bounds: the 99.9 % quantile of chi-square with 7, 7 and 2 degrees of freedom.
+def logits(*favourites: Sequence[int]) -> NDArray[np.float32]:
+    """A row for each list of ids, the likeliest first."""
+    rows = np.zeros((len(favourites), V), dtype=np.float32)
+    for row, ids in zip(rows, favourites, strict=True):
+        row[list(ids)] = 5.0 - np.arange(len(ids))
+    return rows
+
+
+class Masks:
+    """Allows these ids at each position of the requests that are named."""
+
+    def __init__(self, allowed: dict[str, list[list[int]]]) -> None:
+        self.allowed = allowed
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self.allowed
+
+    def fill(self, rows: Sequence[tuple[str, int]], masks: NDArray[np.int32]) -> None:
+        assert masks.shape == (len(rows), 2)
+        masks[:] = 0
+        for (request_id, count), mask in zip(rows, masks, strict=True):
+            for token in self.allowed[request_id][count]:
+                mask[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
+
+
+def test_each_request_gets_its_own_row() -> None:
+    rows = [SampleRow(request(GREEDY, name=name)) for name in "abc"]
+    got = sampler().sample(logits([4], [5], [6]), rows)
+    assert got == [RowResult(token_ids=[token]) for token in (4, 5, 6)]
+
+
 @pytest.mark.parametrize(
-    ("row", "expected", "bound"),
-    [
-        (ROW, softmax(LOGITS), 24.3),
-        (replace(ROW, temperature=0.5), softmax(LOGITS / 0.5), 24.3),
-        (replace(ROW, top_p=0.6), softmax(np.where(LOGITS >= 1.5, LOGITS, -np.inf)), 13.8),
-    ],
-    ids=["plain", "temperature", "top_p"],
+    ("drafts", "expected"), [([4, 5], [4, 5, 6]), ([4, 9], [4, 5]), ([9, 5], [4]), ([], [4])]
 )  # fmt: skip
-def test_draws_follow_the_distribution(row: SamplingRow, expected: np.ndarray, bound: float) -> None:
-    assert chi_square(draw(LOGITS, positions(row)), expected) < bound
+def test_drafts_count_as_far_as_they_are_right(drafts: list[int], expected: list[int]) -> None:
+    rows = logits([4], [5], [6])[: len(drafts) + 1]
+    assert sampler().sample(rows, [SampleRow(request(GREEDY), drafts)]) == [RowResult(token_ids=expected)]
 
 
-def test_other_seeds_and_choices_draw_other_tokens() -> None:
-    flat = np.zeros(1000, dtype=np.float32)
-    rows = [ROW, replace(ROW, seed=2), replace(ROW, choice_index=1), replace(ROW, position=1), replace(ROW, seed=2**63)]
-    assert len(set(draw(flat, rows))) == len(rows)
+def test_history_grows_with_the_request_and_is_made_anew_for_another_attempt() -> None:
+    once, one = sampler(), request(replace(GREEDY, presence_penalty=2.0))
+    got = []
+    for _ in range(3):
+        found = once.sample(logits([4, 5]), [SampleRow(one)])[0].token_ids
+        one.output_ids += found
+        got += found
+    assert got == [4, 5, 4]
+    again = replace(one, attempt=1, output_ids=[])
+    assert once.sample(logits([4, 5]), [SampleRow(again)]) == [RowResult(token_ids=[4])]
+    once.forget(["a", "b"])
+    assert once.sample(logits([4, 5]), [SampleRow(one)]) == [RowResult(token_ids=[4])]
 
 
-def test_a_row_is_the_same_in_any_company() -> None:
-    rng = np.random.default_rng(3)
-    logits = rng.normal(size=(9, 500)).astype(np.float32)
-    rows = [replace(ROW, seed=index, top_p=0.5 + index / 18) for index in range(9)]
-    together = sample(logits, rows)
-    assert together == [sample(logits[i : i + 1], rows[i : i + 1])[0] for i in range(9)]
-    assert together[::-1] == sample(logits[::-1], rows[::-1])
+def test_end_tokens_are_held_back_until_min_tokens_in_drafted_rows_too() -> None:
+    held = request(replace(GREEDY, min_tokens=2, stop_token_ids=(8,)), output=[3])
+    rows = logits([EOS, 8, 5], [EOS, 8, 5])
+    assert sampler().sample(rows, [SampleRow(held, [5])]) == [RowResult(token_ids=[5, EOS])]
+    ignoring = request(replace(held.params, ignore_eos=True), output=[3])
+    assert sampler().sample(logits([EOS, 8, 5]), [SampleRow(ignoring)]) == [RowResult(token_ids=[EOS])]
 
 
-def naive(logits: np.ndarray, row: SamplingRow) -> int:
-    """The rule as the design states it, candidate by candidate and with nothing skipped."""
-    z = [float(value) / row.temperature for value in logits]
-    z = [value - max(z) for value in z]
-    order = sorted(range(len(z)), key=lambda v: (-z[v], v))
-    total, mass, allowed = sum(math.exp(value) for value in z), 0.0, set()
-    for v in order:
-        if allowed and mass >= row.top_p * total:
-            break
-        allowed.add(v)
-        mass += math.exp(z[v])
-    scores = {}
-    for v in sorted(allowed):
-        counter = np.array([[v >> 2, row.position, row.choice_index, 0]], dtype=np.uint32)
-        u = ((int(philox4x32(row.seed, counter)[0, v & 3]) >> 9) + 0.5) * 2.0**-23
-        scores[v] = z[v] - math.log(-math.log(u))
-    return max(scores, key=lambda v: (scores[v], -v))
+def test_masks_stand_beside_the_rows_of_their_request() -> None:
+    masks = Masks({"b": [[40], [41, 6]], "c": [[33]]})
+    rows = [
+        SampleRow(request(GREEDY, name="a")),
+        SampleRow(request(GREEDY, name="b"), [40]),
+        SampleRow(request(GREEDY, name="c")),
+    ]
+    values = logits([4], [5], [5, 6], [9])
+    got = sampler().sample(values, rows, masks)
+    assert [row.token_ids for row in got] == [[4], [40, 6], [33]]
 
 
-@given(
-    logits=arrays(np.float32, 40, elements=st.sampled_from([-60.0, -21.0, -19.0, -2.0, -1.0, 0.0, 0.25, 1.0])),
-    seed=st.integers(0, 2**64 - 1),
-    position=st.integers(0, 2**32 - 1),
-    temperature=st.sampled_from([1e-4, 0.1, 0.7, 1.0, 2.0, 100.0]),
-    top_p=st.sampled_from([1e-6, 0.3, 0.9, 0.999, 1.0]),
-)
-def test_agrees_with_the_naive_rule(
-    logits: np.ndarray, seed: int, position: int, temperature: float, top_p: float
-) -> None:
-    row = replace(ROW, seed=seed, position=position, temperature=temperature, top_p=top_p)
-    assert draw(logits, [row]) == [naive(logits, row)]
+def test_errors_name_the_position_and_come_after_the_tokens_before_them() -> None:
+    values = logits([4], [5], [6])
+    values[1, 0] = np.nan
+    rows = [SampleRow(request(GREEDY, name="a"), [4]), SampleRow(request(GREEDY, name="b"))]
+    got = sampler().sample(values.copy(), rows)
+    assert got == [RowResult(token_ids=[4]), RowResult(token_ids=[6])]
+    one = SampleRow(request(GREEDY, output=[9, 9]))
+    error = RowResult(error="numerics_error", message="the logits are not finite (output position 2)")
+    assert sampler().sample(values[1:2].copy(), [one]) == [error]
+    error = RowResult(error="grammar_dead_end", message="no token is allowed (output position 2)")
+    assert sampler().sample(logits([4]), [one], Masks({"a": [[]]})) == [error]
 
 
-def test_top_p_stops_as_soon_as_it_is_reached() -> None:
-    """Of four equal candidates the two lower ids make up exactly one half."""
-    rows = [replace(row, top_p=0.5) for row in positions(ROW)[:200]]
-    assert set(draw(np.zeros(4, dtype=np.float32), rows)) == {0, 1}
+def test_logprobs_stand_beside_the_tokens() -> None:
+    one = request(replace(GREEDY, logprobs=2, logit_bias=((9, 50.0),)))
+    got = sampler().sample(logits([4, 5], [4, 5]), [SampleRow(one, [9])])[0]
+    total = np.log(np.exp(5.0) + np.exp(4.0) + V - 2)
+    assert got.token_ids == [9, 9]
+    assert (
+        got.logprobs
+        == [TokenLogprobs(pytest.approx(-total, abs=1e-6), (4, 5), pytest.approx((5 - total, 4 - total), abs=1e-6))] * 2
+    )
 
 
-def test_greedy_takes_the_lowest_id_of_equals() -> None:
-    greedy = replace(ROW, temperature=0.0)
-    assert draw(LOGITS, [greedy, replace(greedy, temperature=9e-6, top_p=0.1)]) == [0, 0]
+def test_prompt_logprobs_are_those_of_the_tokens_that_follow() -> None:
+    values = logits([4], [5])
+    got = sampler().prompt_logprobs(values, [4, 0], 1)
+    total = np.log(np.exp(5.0) + V - 1)
+    assert got == [
+        TokenLogprobs(pytest.approx(5 - total, abs=1e-6), (4,), pytest.approx((5 - total,), abs=1e-6)),
+        TokenLogprobs(pytest.approx(-total, abs=1e-6), (5,), pytest.approx((5 - total,), abs=1e-6)),
+    ]
+    values[1, 3] = np.inf
+    assert sampler().prompt_logprobs(values, [4, 0], 1) is None
 
 
-def test_end_of_text_is_banned_until_min_tokens() -> None:
-    params = SamplingParams(max_tokens=9, min_tokens=2, temperature=0.0)
-    request = Request("a", 0, [1], params, output_ids=[4])
-    at_one = SamplingRow.of(request, (0,))
-    request.output_ids.append(4)
-    at_two = SamplingRow.of(request, (0,))
-    ignoring = SamplingRow.of(Request("b", 0, [1], replace(params, ignore_eos=True)), (0,))
-    assert draw(LOGITS, [at_one, at_two, ignoring]) == [5, 0, 0]
-    assert (at_one.position, at_two.position) == (1, 2)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_that_is_not_finite_is_an_error_and_its_neighbours_go_on(bad: float, temperature: float) -> None:
-    logits = np.stack([LOGITS, LOGITS, LOGITS])
-    logits[1, 3] = bad
-    row = replace(ROW, temperature=temperature, position=3)
-    good = draw(LOGITS, [row])
-    error = RowResult(error="numerics_error", message="logits of output position 3 are not finite")
-    assert sample(logits, [row] * 3) == [RowResult(token_ids=good), error, RowResult(token_ids=good)]
-
-
-def test_minus_infinity_is_never_drawn() -> None:
-    logits = LOGITS.copy()
-    logits[[0, 5]] = -np.inf
-    assert not {0, 5} & set(draw(logits, positions(ROW)[:2000]))
+def test_what_is_out_of_bounds_is_refused() -> None:
+    with pytest.raises(KernelError, match=r"top_p is 0\.0, expected more than 0 and at most 1"):
+        sampler().sample(logits([4]), [SampleRow(request(replace(GREEDY, top_p=0.0)))])
+    with pytest.raises(KernelError, match="logits has 2 rows, expected 1"):
+        sampler().sample(logits([4], [4]), [SampleRow(request(GREEDY))])

@@ -42,7 +42,9 @@ def test_the_lowest_class_yields_first_and_inside_it_the_youngest(
     w = world_for_test(num_blocks=10)  # three of 6 + 24 - 1 tokens would take 24 blocks
     params = SamplingParams(max_tokens=24, seed=7)
     for name, klass in (("old", old), ("middle", middle), ("young", young)):
-        w.add(request_for_test(name, [*name.encode(), 1, 2, 3][:6], params=params, klass=RequestClass[klass]))
+        w.add(
+            request_for_test(name, [*name.encode(), 1, 2, 3][:6], params=params, klass=RequestClass[klass], expected=1)
+        )
     yielded: list[str] = []
     while (out := w.step()).num_scheduled_tokens:
         yielded += [name for name in out.finished_ids if not w.requests[name, 0].status.is_finished]

@@ -98,9 +98,11 @@ def test_greedy_tokens_match_transformers(record_property: Callable[[str, object
     assert [parting for parting in found if parting.margin >= MARGIN] == []
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
-def test_the_capital_of_france(backend: str) -> None:
-    rig = model_rig(built_for_test("smollm2", backend, kv_cache_bytes=KV_BYTES))
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("native", "float32"), ("native", "bfloat16"), ("reference", "float32")]
+)
+def test_the_capital_of_france(backend: str, dtype: str) -> None:
+    rig = model_rig(built_for_test("smollm2", backend, dtype, kv_cache_bytes=KV_BYTES))
     tokens = generate(rig, [tokenizer().encode("The capital of France is").ids], greedy(2))[0]
     assert tokenizer().decode(tokens) == " Paris."
 

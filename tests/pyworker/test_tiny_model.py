@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from support.model_rig import (
     built_for_test,
@@ -16,11 +17,13 @@ from support.model_rig import (
     transformers_greedy,
     transformers_model,
 )
+from support.model_steps import embedded, load, logits_in_chunks
 from tokenizers import Tokenizer
 
 from pyworker.models.hashes import text_hash, weights_hash
 from pyworker.models.registry import read_config, read_eos_ids
 from pyworker.models.tiny import CONFIG, IM_END, write_tiny
+from pyworker.runner.backends.reference import ReferenceBackend
 
 
 def test_its_files_never_change(tmp_path: Path) -> None:
@@ -72,3 +75,18 @@ def test_it_does_not_repeat_itself_and_prints() -> None:
     tokens = generate(model_rig(built_for_test()), [[*b"Once upon a time"]])[0]
     assert len(set(tokens)) > 6
     assert sum(32 <= token < 127 for token in tokens) > 8
+
+
+@pytest.mark.parametrize(
+    ("family", "weights"),
+    [("qwen2", "43e86eec4b11767e"), ("qwen3", "1cf570e13fbb4b9e"), ("mistral", "2aa0538fdc9437f1")],
+)
+def test_its_sisters_never_change_and_match_transformers_beyond_their_window(family: str, weights: str) -> None:
+    folder, backend = embedded(f"tiny:{family}"), ReferenceBackend()
+    assert weights_hash([folder / "model.safetensors"]) == weights
+    assert max(window or 0 for window in read_config(folder).windows) == 40
+    prompt = [*b"The tide goes out, the tide comes in, and slack water lies between."]
+    with torch.no_grad():
+        want = transformers_model(folder)(torch.tensor([prompt])).logits[0].numpy()
+    got = logits_in_chunks(load(folder, backend), backend, [prompt], (30, 1))[0]
+    assert float(np.abs(got - want).max()) < 1e-4

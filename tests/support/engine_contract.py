@@ -11,6 +11,7 @@ its features is not asked of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -227,3 +228,40 @@ class EngineContract(ABC):
             resumed = self.request("a", attempt=position, history=history, temperature=temperature)
             assert driven.run(resumed) == [unbroken[position:]]
             assert driven.host.outputs("a", position)[0].start == position
+
+    def test_logprobs_stand_beside_tokens_and_prompt_positions(self, driven: Driven) -> None:
+        """One for each token, with as many likeliest ones as were asked for, descending; the prompt's once, all but the
+        first, by the first token.
+        """
+        self.needs(driven, "logprobs")
+        request = self.request("a")
+        request.params = replace(request.params, logprobs=3, prompt_logprobs=2)
+        driven.run(request)
+        outputs = driven.host.outputs("a")
+        first = next(index for index, output in enumerate(outputs) if output.token_ids)
+        by_first_token = [each for output in outputs[: first + 1] for each in output.prompt_logprobs]
+        tokens = [each for output in outputs for each in output.logprobs]
+        assert [len(output.logprobs) for output in outputs] == [len(output.token_ids) for output in outputs]
+        assert len(by_first_token) == sum(len(output.prompt_logprobs) for output in outputs)
+        assert len(by_first_token) == len(request.prompt_ids) - 1
+        for count, positions in ((3, tokens), (2, by_first_token)):
+            for each in positions:
+                assert len(each.top_ids) == len(each.top_logprobs) == count
+                assert list(each.top_logprobs) == sorted(each.top_logprobs, reverse=True)
+                assert each.logprob <= 0.0
+                assert all(0 <= token < driven.capabilities.vocab_size for token in each.top_ids)
+
+    def test_logprobs_of_a_resumed_request_go_on_as_if_unbroken(self, driven: Driven) -> None:
+        """They depend on the position, as the tokens do; and who did not ask has none."""
+        self.needs(driven, "logprobs")
+        self.needs(driven, "seeded_exact")
+        whole = self.request("a")
+        whole.params = replace(whole.params, logprobs=1)
+        (tokens,) = driven.run(whole)
+        unbroken = [each for output in driven.host.outputs("a") for each in output.logprobs]
+        resumed = self.request("a", attempt=1, history=tokens[:4])
+        resumed.params = whole.params
+        driven.run(resumed)
+        assert [each for output in driven.host.outputs("a", 1) for each in output.logprobs] == unbroken[4:]
+        driven.run(self.request("b"))
+        assert all(not output.logprobs and not output.prompt_logprobs for output in driven.host.outputs("b"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -11,8 +12,12 @@ from pyworker.engine.request import Request, RequestClass, SamplingParams
 from pyworker.runner.sim import SimRunner, oracle_tokens, sim_capabilities
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyworker.engine.interface import ModelRunner
     from pyworker.engine.outputs import FinishReason, RequestOutput, StepOutputs
+    from pyworker.engine.planner import Planner
+    from pyworker.engine.policies import Policies
 
 VOCAB = 1000
 UNLIMITED = 2**31
@@ -30,6 +35,11 @@ class ConfigOverrides(TypedDict, total=False):
     max_num_batched_tokens: int
     decode_chunk: int
     enable_prefix_caching: bool
+    park_max_slices: int
+    park_max_bytes: int
+    park_max_micros: int
+    failure_window_micros: int
+    async_scheduling: bool
 
 
 def config_for_test(**overrides: Unpack[ConfigOverrides]) -> EngineConfig:
@@ -57,8 +67,11 @@ def request_for_test(
     salt: int = 0,
     params: SamplingParams | None = None,
     klass: RequestClass = RequestClass.STANDARD,
+    expected: int | None = None,
+    group: tuple[str, int] | None = None,
+    deadline: int | None = None,
 ) -> Request:
-    """A request with unlimited credit for eight tokens."""
+    """A request with unlimited credit for eight tokens. `group` is its name and the choice's index in it."""
     return Request(
         request_id=name,
         attempt=attempt,
@@ -68,6 +81,10 @@ def request_for_test(
         klass=klass,
         salt=salt,
         credit_up_to=credit,
+        expected_output=expected,
+        group=group[0] if group else None,
+        choice_index=group[1] if group else 0,
+        deadline_micros=deadline,
     )
 
 
@@ -124,6 +141,20 @@ class RecordingHost:
 
 
 @dataclass
+class BusyHost(RecordingHost):
+    """A `ConcurrentHost`: the orders in its `inbox` are given while a step runs."""
+
+    inbox: deque[Callable[[], object]] = field(default_factory=deque)
+    drained: int = 0
+
+    def drain(self) -> None:
+        """Give what is there."""
+        self.drained += 1
+        while self.inbox:
+            self.inbox.popleft()()
+
+
+@dataclass
 class Rig:
     """An engine over the simulated runner, its clock and its host."""
 
@@ -140,10 +171,16 @@ class Rig:
         raise AssertionError(f"not idle after {limit} steps")
 
 
-def rig_for_test(runner: ModelRunner | None = None, **overrides: Unpack[ConfigOverrides]) -> Rig:
+def rig_for_test(
+    runner: ModelRunner | None = None,
+    policies: Policies | None = None,
+    planner: Planner | None = None,
+    host: RecordingHost | None = None,
+    **overrides: Unpack[ConfigOverrides],
+) -> Rig:
     """An attached engine; with no runner given, one that takes 1000 us and 10 us a token of virtual time."""
-    config, clock, host = config_for_test(**overrides), VirtualClock(), RecordingHost()
+    config, clock, host = config_for_test(**overrides), VirtualClock(), host or RecordingHost()
     sim = SimRunner(config, step_micros=(1000, 10), layers=2, sleep=clock.sleep)
-    engine = EngineCore(config, runner or sim, clock, sim_capabilities(config))
+    engine = EngineCore(config, runner or sim, clock, sim_capabilities(config), policies, planner)
     engine.attach(host)
     return Rig(config, clock, host, engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from pyworker.engine.core import EngineCore
 from pyworker.engine.outputs import SchedulerOutput
-from pyworker.engine.request import Request, SamplingParams
+from pyworker.engine.request import Request, RequestClass, SamplingParams
+from pyworker.models import tiny
 from pyworker.models.loader import Weights
 from pyworker.models.prepare import prepare
 from pyworker.models.registry import load_model, read_config
@@ -20,7 +21,9 @@ from pyworker.runner.backends.base import BLOCK_SIZE
 from pyworker.runner.backends.reference import ReferenceBackend
 from pyworker.runner.batch import BatchBuilder
 from pyworker.runner.build import BuiltRunner, build_runner
+from pyworker.runner.flow import Flow
 from pyworker.runner.memory import Limits
+from pyworker.runner.safepoint import Safepoint, Yield
 from support.engine_rig import UNLIMITED, RecordingHost, Rig, VirtualClock
 
 if TYPE_CHECKING:
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from pyworker.engine.outputs import ModelRunnerOutput, ParkedSlice, TokenLogprobs
     from pyworker.kvcache.block_pool import KVCacheBlock
+    from pyworker.runner.model_runner import TorchModelRunner
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True)
 
@@ -45,9 +50,11 @@ def model_dir(name: str) -> Path:
     return prepare(name).model_dir
 
 
-def built_for_test(name: str = "tiny", backend: str = "reference", **overrides: int) -> BuiltRunner:
+def built_for_test(
+    name: str = "tiny", backend: str = "reference", dtype: str = "float32", **overrides: int
+) -> BuiltRunner:
     """A runner of its own for an embedded model."""
-    return build_runner(model_dir(name), name, backend=backend, limits=limits_for_test(**overrides))
+    return build_runner(model_dir(name), name, backend=backend, dtype=dtype, limits=limits_for_test(**overrides))
 
 
 def model_rig(built: BuiltRunner, decode_chunk: int = 128) -> Rig:
@@ -114,5 +121,105 @@ def logits_of(folder: Path, prompt: list[int]) -> NDArray[np.float32]:
     request = Request("a", 0, prompt, GREEDY)
     request.block_table.extend(cast("list[KVCacheBlock]", [Block(index + 1) for index in range(num_blocks)]))
     batch = BatchBuilder(1, len(prompt), num_blocks).build(SchedulerOutput({"a": len(prompt)}, {"a": request}))
-    batch.logit_rows = np.arange(len(prompt), dtype=np.int32)
-    return model.forward(backend, batch, backend.kv_cache(model.kv_spec, num_blocks + 1), lambda: None)
+    rows = np.arange(len(prompt), dtype=np.int32)
+    flow = Flow(backend, batch, [], b"\0", lambda: None)
+    through = model.forward(backend, batch, backend.kv_cache(model.kv_spec, num_blocks + 1), flow)
+    assert through is not None
+    return model.logits(backend, through[0], rows)
+
+
+def deep_model_dir(folder: Path, layers: int = 4) -> Path:
+    """`tiny` with more layers, written into `folder`."""
+    tiny.write_tiny(folder, num_hidden_layers=layers)
+    return folder
+
+
+@dataclass
+class StepHost(RecordingHost):
+    """A host that asks the running step to give way before its `ask_at`-th layer from here on."""
+
+    safepoint: Safepoint | None = None
+    ask_at: int = -1
+    level: Yield = Yield.OFFLINE_LEAVES
+
+    def progress(self) -> None:
+        """Count a layer."""
+        super().progress()
+        if self.ask_at == 0 and self.safepoint is not None:
+            self.safepoint.ask(self.level)
+        self.ask_at -= 1
+
+
+@dataclass
+class StepRig:
+    """A runner driven step by step, with a scheduler's books for a handful of requests and none of its choices."""
+
+    runner: TorchModelRunner
+    host: StepHost = field(default_factory=StepHost)
+    requests: dict[str, Request] = field(default_factory=dict)
+    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    next_block: int = 1
+    known: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.host.safepoint = self.runner.safepoint
+
+    def add(self, name: str, prompt: list[int], params: SamplingParams, klass: RequestClass | None = None) -> Request:
+        """A request that holds blocks for its whole life from the start."""
+        request = Request(name, 0, list(prompt), params, klass=klass or RequestClass.STANDARD)
+        blocks = range(self.next_block, self.next_block - (-(len(prompt) + params.max_tokens + 8) // BLOCK_SIZE))
+        self.next_block = blocks.stop
+        request.block_table.extend(cast("list[KVCacheBlock]", [Block(index) for index in blocks]))
+        self.requests[name], self.logprobs[name] = request, []
+        return request
+
+    def step(
+        self,
+        counts: dict[str, int],
+        *,
+        drafts: dict[str, list[int]] | None = None,
+        joins: Sequence[ParkedSlice] = (),
+        ask_at: int = -1,
+        level: Yield = Yield.OFFLINE_LEAVES,
+    ) -> ModelRunnerOutput:
+        """Compute a step and book what came of it. `ask_at`: the byte is raised as the step comes to that layer."""
+        self.runner.safepoint.clear()
+        self.host.ask_at, self.host.level = ask_at, level
+        requests = {name: self.requests[name] for name in counts}
+        out = SchedulerOutput(counts, requests, new_requests=[name for name in counts if name not in self.known])
+        out.drafts, out.joins, out.finished_ids = drafts or {}, list(joins), out.new_requests
+        self.known |= set(counts)
+        result = self.runner.execute(out, self.host)
+        assert list(result.rows) == list(counts)
+        for name, row in result.rows.items():
+            request = self.requests[name]
+            if row.parked or row.error is not None:
+                assert not row.token_ids
+                continue
+            request.num_computed_tokens += counts[name]
+            if row.token_ids:
+                request.num_computed_tokens = request.num_tokens - 1 + len(row.token_ids)
+                request.output_ids += row.token_ids
+            self.logprobs[name] += row.logprobs
+        return result
+
+    def finish(self, *names: str) -> None:
+        """Run these requests together to their ends, one token each a step once their prompts are computed."""
+        requests = [self.requests[name] for name in names]
+        while left := [request for request in requests if len(request.output_ids) < request.params.max_tokens]:
+            self.step({request.request_id: request.num_tokens - request.num_computed_tokens for request in left})
+
+
+ARITHMETIC = ("reference float32", "native float32", "native bfloat16")
+"""Backends and number formats that a test of the runner goes through."""
+
+
+def step_rig(folder: Path, arithmetic: str) -> StepRig:
+    """A rig with books of its own over a runner that others have used: its blocks hold what they have left there."""
+    return StepRig(_shared_runner(folder, *arithmetic.split()))
+
+
+@functools.cache
+def _shared_runner(folder: Path, backend: str, dtype: str) -> TorchModelRunner:
+    limits = limits_for_test(max_num_batched_tokens=1024, max_num_seqs=16, kv_cache_bytes=4 << 20)
+    return build_runner(folder, folder.name, backend=backend, dtype=dtype, limits=limits).runner

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pyworker.runner.batch import Batch
+    from slackwater._native.kernels import Pool
 
 Tensor: TypeAlias = Any
 """Activations or a vector of weights, opaque to model code."""
@@ -34,25 +35,45 @@ BLOCK_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary embedding: pairs are (i, i + head_dim / 2), as in the Llama family."""
+    """Rotary embedding: pairs are (i, i + head_dim / 2), as in the Llama family.
 
-    theta: float
+    `inv_freq` float32 values `[D / 2]`: the angle a position turns pair i by. Cosines and sines are multiplied by
+    `scale` (yarn's attention factor, 1 elsewhere).
+    """
+
+    inv_freq: tuple[float, ...]
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class AttnSpec:
-    """Shape and scale of one attention layer. `scale` multiplies the query before the dot product."""
+    """Shape and scale of one attention layer. `scale` multiplies the query before the dot product.
+
+    `rope` none: the query and key come rotated. `window`: a token sees itself and the `window - 1` before it.
+    `softcap`: a score s becomes `softcap * tanh(s / softcap)`.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None
+    window: int | None = None
+    softcap: float | None = None
 
     @property
     def group(self) -> int:
         """Query heads that share a key-value head."""
         return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True, slots=True)
+class QkNorm:
+    """RMS norm of each query and key head before the rotation: weights `[D]` as `prepare_vector` gives them."""
+
+    q_weight: Tensor
+    k_weight: Tensor
+    eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +89,33 @@ class KVCacheSpec:
         return self.num_layers * 2 * self.num_kv_heads * BLOCK_SIZE * self.head_dim * element_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StepSizes:
+    """Memory that a backend takes at start, so that no step takes any.
+
+    `activations` and `logits` are floats; `positions` are those that rotary angles are made for.
+    """
+
+    activations: int
+    logits: int
+    positions: int
+
+
 class Backend(Protocol):
     """The operations. N = tokens of the batch, H = hidden size, D = head size, V = width of the logits.
 
-    `kv_layout` names the order of elements inside a block; blocks of another layout cannot be read. `fatal` are the
-    exceptions after which memory holds what nobody knows.
+    `dtype` is that of weights and keys and values, `float32` or `bfloat16`; with the latter, activations are rounded
+    where they enter a product, and sums are float32. `kv_layout` names the order of elements inside a block; blocks of
+    another layout cannot be read. `fatal` are the exceptions after which memory holds what nobody knows.
     """
 
     name: str
+    dtype: str
     batch_invariant: bool
     kv_layout: str
     fatal: tuple[type[Exception], ...]
+    pool: Pool | None
+    """The threads that compute; `None`: the caller alone."""
 
     def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:
         """Name of the arithmetic for a model of this attention with linear layers `(out, in)`.
@@ -92,6 +129,30 @@ class Backend(Protocol):
     def prepare_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         """Pack a float32 weight `[out, in]` (and bias `[out]`) at load time. The source may be dropped afterwards."""
 
+    def prepare_gate_up(self, gate: Tensor, up: Tensor) -> Linear:
+        """Pack two float32 weights `[I, H]` for `gate_up_act`."""
+
+    def prepare_vector(self, weight: Tensor) -> Tensor:
+        """Keep a float32 vector, such as a norm's weight. The source may be dropped afterwards."""
+
+    def from_torch(self, tensor: Tensor) -> Tensor:
+        """Activations out of a float32 torch tensor `[N, M]`."""
+
+    def to_torch(self, tensor: Tensor) -> Tensor:
+        """Activations as a float32 torch tensor; it may share memory, and is read before the next operation."""
+
+    def park(self, x: Tensor, delta: Tensor | None, first: int) -> tuple[Tensor, Tensor | None, NDArray[np.float32]]:
+        """Let rows `first..` leave: `x` and `delta` without them, and a copy of their `x + delta` `[N - first, H]`.
+
+        The sum is the one that `add_norm` would make.
+        """
+
+    def join(self, x: Tensor | None, delta: Tensor | None, rows: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """Append parked rows behind those of `x`; their delta is -0.0, which changes no bit of theirs."""
+
+    def copy_blocks(self, kv: KVCache, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks (from, to) in all layers."""
+
     def embed(self, ids: NDArray[np.int32], table: Linear) -> Tensor:
         """Rows of a prepared `[V, H]` matrix, which may be the head's own: `[N, H]`."""
 
@@ -101,14 +162,17 @@ class Backend(Protocol):
     def linear(self, x: Tensor, weight: Linear) -> Tensor:
         """`[N, in]` to `[N, out]`, bias included."""
 
-    def attend(self, qkv: Tensor, kv: KVCache, layer: int, spec: AttnSpec, batch: Batch) -> Tensor:
-        """Rope, write keys and values, then causal attention over the pages: `[N, (Hq + 2 Hkv) D]` to `[N, Hq D]`.
+    def attend(
+        self, qkv: Tensor, kv: KVCache, layer: int, spec: AttnSpec, batch: Batch, qk_norm: QkNorm | None = None
+    ) -> Tensor:
+        """Norm of queries and keys, rope, write keys and values, then causal attention over the pages.
 
-        All writes precede all reads, because tokens of one chunk attend to each other.
+        `[N, (Hq + 2 Hkv) D]` to `[N, Hq D]`; what `qkv` holds afterwards is of no use. All writes precede all reads,
+        because tokens of one chunk attend to each other.
         """
 
     def gate_up_act(self, x: Tensor, weight: Linear, act: str) -> Tensor:
-        """`act(gate) * up` where `weight` holds gate above up, `[2 I, H]`: `[N, I]`. `act` is `silu`."""
+        """`act(gate) * up` with a weight of `prepare_gate_up`: `[N, I]`. `act` is `silu`."""
 
     def logits(self, x: Tensor, head: Linear, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """The head on some rows of `x`: `[R, V]`."""

@@ -23,6 +23,8 @@ _EXP_POLYNOMIAL = (
     5.0000001201e-1,
 )
 _EXP_MIN, _EXP_MAX = -87.0, 88.0
+_BF16_LEAST = 2.0**-50
+"""Operands below this are zero in bf16: then no product or sum of theirs is denormal, which some chips would flush."""
 
 
 def tree_sum(x: torch.Tensor) -> torch.Tensor:
@@ -64,8 +66,20 @@ def silu(x: torch.Tensor) -> torch.Tensor:
     return x / exp(-x).add_(1.0)
 
 
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    """(1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x, elementwise; to about 1e-7 absolute."""
+    small = exp(x.abs().mul_(-2.0))
+    return torch.copysign((1.0 - small).div_(1.0 + small), x)
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root-mean-square norm of each row of `[N, H]`, times `weight` `[H]`."""
+    """Root-mean-square norm over the last dimension `[..., H]`, times `weight` `[H]`."""
     mean = tree_sum(x * x).div_(x.shape[-1])
     inverse = mean.add_(eps).sqrt_().reciprocal_()
     return (x * inverse).mul_(weight)
+
+
+def round_bf16(x: torch.Tensor) -> torch.Tensor:
+    """The nearest bf16 values (halves to even), as float32; below 2^-50 it is zero of the same sign, NaN stays NaN."""
+    rounded = x.to(torch.bfloat16).to(torch.float32)
+    return torch.where(x.abs() < _BF16_LEAST, torch.copysign(torch.zeros(()), x), rounded)

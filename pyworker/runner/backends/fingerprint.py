@@ -16,7 +16,6 @@ import xxhash
 from pyworker.runner.backends.base import BLOCK_SIZE
 from pyworker.runner.backends.paged_attention import BLOCKS
 from pyworker.runner.backends.rope import RopeTable
-from pyworker.runner.sampler import library_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,11 +27,10 @@ _LINEAR_ELEMENTS = 1 << 20
 
 
 def fingerprint(spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:
-    """Six hexadecimal digits for attention of this shape, torch's products of `linears` `(out, in)` and the sampler."""
+    """Six hexadecimal digits for attention of this shape and torch's products of `linears` `(out, in)`."""
     digest = xxhash.xxh3_64()
     for tensor in (*_attention(spec), *(_linear(*shape) for shape in linears), *_angles(spec)):
         digest.update(tensor.contiguous().numpy().tobytes())
-    digest.update(library_values().tobytes())
     return digest.hexdigest()[:6]
 
 
@@ -48,8 +46,8 @@ def _linear(rows: int, columns: int) -> torch.Tensor:
     return F.linear(_noise(1, columns), _noise(min(rows, max(1, _LINEAR_ELEMENTS // columns)), columns))
 
 
-def _angles(spec: AttnSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    return RopeTable(spec.rope.theta, spec.head_dim).at(torch.arange(256))
+def _angles(spec: AttnSpec) -> tuple[torch.Tensor, ...]:
+    return () if spec.rope is None else RopeTable(spec.rope).at(torch.arange(256))
 
 
 def _noise(*shape: int) -> torch.Tensor:

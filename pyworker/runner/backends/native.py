@@ -1,68 +1,207 @@
-"""The CPU default: matrix products by the Rust kernels, from packed weights; the rest as in `reference`."""
+"""The CPU default: every operation by the Rust kernels, on buffers that they own. Nothing of a step runs in torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+import xxhash
 
-from pyworker.runner.backends.fingerprint import fingerprint
-from pyworker.runner.backends.reference import ReferenceBackend
+from pyworker.runner.backends.base import StepSizes
 from slackwater._native import kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
+    import torch
     from numpy.typing import NDArray
 
-    from pyworker.runner.backends.base import AttnSpec, Linear
+    from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, QkNorm, Rope
+    from pyworker.runner.batch import Batch
+
+_SHORT = {"float32": "f32", "bfloat16": "bf16"}
+_DEFAULT_SIZES = StepSizes(4 << 20, 4 << 20, 2048)
+"""Enough for a small model: 16 MiB of activations and as much of logits."""
 
 
-class NativeBackend(ReferenceBackend):
-    """Backend `native`; see `Backend` for the operations. A `Linear` is a `kernels.PackedLinear`.
+class NativeBackend:
+    """Backend `native`; see `Backend` for the operations.
 
-    Whoever makes one sets torch to one thread, so that it starts no second pool beside this one.
+    A `Tensor` is a `kernels.Buf`, or a `kernels.Vector` for a norm's weight; a `Linear` is a `kernels.PackedLinear` or
+    a `kernels.GateUp`; a `KVCache` is a `kernels.KvCache`. Activations come out of a workspace that is taken at start,
+    and go back to it when Python drops them.
     """
 
     name = "native"
+    batch_invariant = True
     fatal: tuple[type[Exception], ...] = (kernels.KernelPanic,)
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        dtype: str = "float32",
+        *,
+        kv_dtype: str = "auto",
+        isa: str = "auto",
+        sizes: StepSizes = _DEFAULT_SIZES,
+    ) -> None:
         """`threads` compute, the caller included; None means every core that this process may use.
 
-        Raises:
-            KernelError: a number of threads that cannot be had.
-        """
-        super().__init__()
-        self._pool = kernels.Pool(threads or kernels.available_threads())
+        `dtype` of the weights, `kv_dtype` of keys and values (`auto`: the same): `float32` or `bfloat16`. `isa` is set
+        for the whole process, and changes no bits.
 
-    def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:  # noqa: ARG002 - kernels do them
-        """Attention multiplies in torch, which tells machines apart; the kernels' bits are the same everywhere."""
-        return f"f32-native{kernels.REVISION}-{fingerprint(spec, ())}"
+        Raises:
+            KernelError: a number of threads, an instruction set or a workspace that cannot be had, an unknown dtype.
+        """
+        kernels.set_isa(isa)
+        self.dtype = dtype
+        self.kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
+        for kind in (self.dtype, self.kv_dtype):
+            if kind not in _SHORT:
+                raise kernels.KernelError(f"unknown number format {kind!r}, expected {' or '.join(_SHORT)}")
+        self.kv_layout = f"{_SHORT[self.kv_dtype]}-lanes32"
+        self._pool = kernels.Pool(threads or kernels.available_threads())
+        self.pool: kernels.Pool | None = self._pool
+        self.workspace = kernels.Workspace(sizes.activations)
+        self.logits_workspace = kernels.Workspace(sizes.logits)
+        self._positions = sizes.positions
+        self._ropes: dict[Rope, kernels.RopeTable] = {}
+        self._specs: dict[int, tuple[AttnSpec, kernels.AttnSpec]] = {}
+
+    def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:  # noqa: ARG002 - the revision says it
+        """The kernels' bits are the same on every machine and instruction set: only their constants are hashed."""
+        digest = xxhash.xxh3_64(np.array([spec.num_heads, spec.num_kv_heads, spec.head_dim], dtype="<i8").tobytes())
+        floats = [spec.scale, spec.softcap or 0.0]
+        if spec.rope is not None:
+            floats += [spec.rope.scale, *spec.rope.inv_freq]
+        digest.update(np.array(floats, dtype="<f8").tobytes())
+        kv = "" if self.kv_dtype == self.dtype else f"-kv{_SHORT[self.kv_dtype]}"
+        return f"{_SHORT[self.dtype]}-native{kernels.REVISION}{kv}-{digest.hexdigest()[:6]}"
 
     def step(self) -> AbstractContextManager[object]:
         """The pool's threads stay awake between the operations of a step."""
         return self._pool.step()
 
-    def prepare_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+    def prepare_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> kernels.PackedLinear:
         """Pack a copy."""
-        return kernels.PackedLinear(_array(weight), None if bias is None else _array(bias))
+        return kernels.PackedLinear(_array(weight), None if bias is None else _array(bias), self.dtype)
 
-    def embed(self, ids: NDArray[np.int32], table: Linear) -> torch.Tensor:
+    def prepare_gate_up(self, gate: torch.Tensor, up: torch.Tensor) -> kernels.GateUp:
+        """Pack both, block by block in turn."""
+        return kernels.GateUp(_array(gate), _array(up), self.dtype)
+
+    def prepare_vector(self, weight: torch.Tensor) -> kernels.Vector:
+        """A copy."""
+        return kernels.Vector(_array(weight))
+
+    def from_torch(self, tensor: torch.Tensor) -> kernels.Buf:
+        """A copy in the workspace."""
+        return self.workspace.from_numpy(_array(tensor))
+
+    def to_torch(self, tensor: kernels.Buf) -> torch.Tensor:
+        """The same memory. While the result lives, no operation writes to the buffer."""
+        from torch.utils.dlpack import from_dlpack
+
+        shared: torch.Tensor = from_dlpack(tensor)
+        return shared
+
+    def park(
+        self, x: kernels.Buf, delta: kernels.Buf | None, first: int
+    ) -> tuple[kernels.Buf, kernels.Buf | None, NDArray[np.float32]]:
+        """What stays is the same memory; what leaves is a copy."""
+        return kernels.park(x, delta, first)
+
+    def join(
+        self, x: kernels.Buf | None, delta: kernels.Buf | None, rows: NDArray[np.float32]
+    ) -> tuple[kernels.Buf, kernels.Buf | None]:
+        """New buffers of both; without `x` the parked rows alone, which need no delta."""
+        return kernels.join(x, delta, rows, self.workspace)
+
+    def copy_blocks(self, kv: kernels.KvCache, copies: Sequence[tuple[int, int]]) -> None:
+        """One copy a block."""
+        kv.copy_blocks(copies)
+
+    def embed(self, ids: NDArray[np.int32], table: kernels.PackedLinear) -> kernels.Buf:
         """Rows out of the packed matrix."""
-        out = torch.empty(len(ids), table.shape[1])
-        kernels.embed(ids, table, out.numpy())
-        return out
+        return kernels.embed(ids, table, self.workspace)
 
-    def linear(self, x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    def add_norm(self, x: kernels.Buf, delta: kernels.Buf | None, weight: kernels.Vector, eps: float) -> kernels.Buf:
+        """Both in one pass over each row."""
+        return kernels.add_norm(x, delta, weight, eps, self.workspace, self._pool)
+
+    def linear(self, x: kernels.Buf, weight: kernels.PackedLinear) -> kernels.Buf:
         """All rows at once: the kernel keeps the row rule."""
-        out = torch.empty(x.shape[0], weight.shape[0])
-        kernels.linear(_array(x), weight, out.numpy(), self._pool)
-        return out
+        return kernels.linear(x, weight, self.workspace, self._pool)
+
+    def attend(
+        self,
+        qkv: kernels.Buf,
+        kv: kernels.KvCache,
+        layer: int,
+        spec: AttnSpec,
+        batch: Batch,
+        qk_norm: QkNorm | None = None,
+    ) -> kernels.Buf:
+        """One call; `qkv` holds nothing of use afterwards."""
+        view = batch.backend_state
+        if not isinstance(view, kernels.BatchView):
+            view = batch.backend_state = self._view(kv, batch)
+        known = self._specs.get(id(spec))
+        what = self._prepare_spec(spec) if known is None else known[1]
+        norm = None if qk_norm is None else (qk_norm.q_weight, qk_norm.k_weight, qk_norm.eps)
+        return kernels.attend(qkv, kv, layer, what, view, norm, self.workspace, self._pool)
+
+    def gate_up_act(self, x: kernels.Buf, weight: kernels.GateUp, act: str) -> kernels.Buf:
+        """Both products and the gate in one call."""
+        return kernels.gate_up_act(x, weight, act, self.workspace, self._pool)
+
+    def logits(self, x: kernels.Buf, head: kernels.PackedLinear, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The head on the chosen rows, in memory that is free again when the array is dropped."""
+        return kernels.logits(x, head, rows, self.logits_workspace, self._pool)
+
+    def kv_cache(self, spec: KVCacheSpec, num_blocks: int) -> kernels.KvCache:
+        """A cache of zeros, every page touched."""
+        return kernels.KvCache(spec.num_layers, spec.num_kv_heads, spec.head_dim, num_blocks, self.kv_dtype)
+
+    def _view(self, kv: kernels.KvCache, batch: Batch) -> kernels.BatchView:
+        """The batch's arrays, looked at once for all layers."""
+        view = kernels.BatchView(
+            kv, batch.positions, batch.slot_mapping, batch.seq_starts, batch.seq_lens, batch.block_tables
+        )
+        if view.max_context > self._positions:
+            self._positions = 2 * view.max_context
+            self._ropes.clear()
+            self._specs.clear()
+        return view
+
+    def _prepare_spec(self, spec: AttnSpec) -> kernels.AttnSpec:
+        """The kernels' form of a layer's attention, found again by the object: hashing all its numbers takes longer."""
+        made = kernels.AttnSpec(
+            spec.num_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.scale,
+            None if spec.rope is None else self._rope(spec.rope),
+            spec.window,
+            spec.softcap,
+        )
+        if len(self._specs) >= _MAX_SPECS:
+            self._specs.clear()
+        self._specs[id(spec)] = (spec, made)
+        return made
+
+    def _rope(self, rope: Rope) -> kernels.RopeTable:
+        if rope not in self._ropes:
+            inv_freq = np.array(rope.inv_freq, dtype=np.float32)
+            self._ropes[rope] = kernels.RopeTable(inv_freq, rope.scale, self._positions)
+        return self._ropes[rope]
+
+
+_MAX_SPECS = 2048
+"""More than any model has layers."""
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.to(torch.float32).contiguous().numpy()
+    array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
     return array

@@ -1,9 +1,10 @@
-"""Causal attention over a paged float32 cache in torch, under the row rule.
+"""Causal attention over a paged cache in torch, under the row rule.
 
 Each query walks its own keys in splits of 256 at absolute positions; a split is always computed whole, padded with the
 null block and masked, so every matrix product of a model has one shape, whatever the context length or the batch.
-Splits are merged in ascending order by online softmax (Milakov and Gimelshein 2018). Only the matrix products run query
-by query; all else is elementwise and runs for many queries at once.
+Splits are merged in ascending order by online softmax (Milakov and Gimelshein 2018); a split that lies wholly before a
+query's window is left out. Only the matrix products run query by query; all else is elementwise and runs for many
+queries at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from pyworker.runner.backends.base import BLOCK_SIZE, AttnSpec, KVCacheSpec
-from pyworker.runner.backends.exact import exp, tree_sum
+from pyworker.runner.backends.exact import exp, tanh, tree_sum
 
 if TYPE_CHECKING:
     from pyworker.runner.batch import Batch
@@ -28,8 +29,6 @@ BLOCKS = SPLIT // BLOCK_SIZE
 _GROUP_UNITS = 256
 _GROUP_ITEMS = 32
 
-KV_LAYOUT = "f32-rows32"
-
 
 class PagedKV:
     """The cache: `[num_blocks, layers, 2, kv_heads, 32, head_dim]`, keys and values alike in rows.
@@ -37,13 +36,18 @@ class PagedKV:
     One block is one contiguous range. `rows` is the same memory with one row for each (block, layer, key or value).
     """
 
-    def __init__(self, spec: KVCacheSpec, num_blocks: int) -> None:
+    def __init__(self, spec: KVCacheSpec, num_blocks: int, dtype: torch.dtype = torch.float32) -> None:
         self.spec = spec
-        self.data = torch.zeros(num_blocks, spec.num_layers, 2, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
+        shape = (num_blocks, spec.num_layers, 2, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
+        self.data = torch.zeros(shape, dtype=dtype)
         self.rows = self.data.view(num_blocks * spec.num_layers * 2, -1)
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
-        """Store `[N, kv_heads, head_dim]` at the slots (block * 32 + offset); a negative slot is padding."""
+        """Store `[N, kv_heads, head_dim]` at the slots (block * 32 + offset); a negative slot is padding.
+
+        A cache of another type takes values that this type can hold.
+        """
+        keys, values = keys.to(self.data.dtype), values.to(self.data.dtype)
         if bool((slots < 0).any()):
             kept = slots >= 0
             keys, values, slots = keys[kept], values[kept], slots[kept]
@@ -56,13 +60,14 @@ class PagedKV:
 class _Item:
     """One split of one sequence, and the queries that read it, last one first.
 
-    `gather` `[16]`: rows of the cache at layer 0, eight for keys, then eight for values. `units` and `limits` are the
-    queries' places in the group and how many keys of the split each may see.
+    `gather` `[16]`: rows of the cache at layer 0, eight for keys, then eight for values. `units` are the queries'
+    places in the group; each sees the keys `starts..limits` of the split.
     """
 
     gather: torch.Tensor
     rows: list[int]
     units: list[int]
+    starts: list[int]
     limits: list[int]
 
 
@@ -70,36 +75,40 @@ class _Item:
 class _Group:
     items: list[_Item] = field(default_factory=list)
     num_units: int = 0
+    starts: list[int] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
     hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class AttentionPlan:
-    """Which query reads which split, found once a step and used by every layer."""
+    """Which query reads which split, found once a step and used by every layer of one window."""
 
-    def __init__(self, batch: Batch, num_layers: int) -> None:
+    def __init__(self, batch: Batch, num_layers: int, window: int | None = None) -> None:
         self.groups: list[_Group] = []
+        self._unit = 0
+        # A query's splits by their number from its first one: all queries have a number 0.
         rounds: dict[int, tuple[list[int], list[int]]] = {}
-        unit = 0
         for seq in range(batch.num_seqs):
             begin, end = int(batch.seq_starts[seq]), int(batch.seq_starts[seq + 1])
-            contexts = batch.positions[begin:end].astype(np.int64) + 1
-            for split in range(-(-int(contexts[-1]) // SPLIT)):
-                first = begin + int(np.searchsorted(contexts, split * SPLIT, side="right"))
-                rows = list(range(first, end))
-                limits = [min(SPLIT, int(contexts[row - begin]) - split * SPLIT) for row in rows]
+            stops = batch.positions[begin:end].astype(np.int64) + 1
+            firsts = np.zeros_like(stops) if window is None else np.maximum(stops - window, 0)
+            for split in range(int(firsts[0]) // SPLIT, -(-int(stops[-1]) // SPLIT)):
+                low, high = split * SPLIT, (split + 1) * SPLIT
+                seen = np.flatnonzero((stops > low) & (firsts < high))
+                starts, limits = np.maximum(firsts[seen] - low, 0), np.minimum(stops[seen], high) - low
+                rows = (seen + begin).tolist()
                 gather = self._gather(batch.block_tables[seq], split, num_layers)
-                self._add(gather, rows, limits)
-                at = rounds.setdefault(split, ([], []))
-                at[0].extend(rows)
-                at[1].extend(range(unit, unit + len(rows)))
-                unit += len(rows)
+                units = self._add(gather, rows, starts.tolist(), limits.tolist())
+                for row, unit, number in zip(rows, units, (split - firsts[seen] // SPLIT).tolist(), strict=True):
+                    at = rounds.setdefault(number, ([], []))
+                    at[0].append(row)
+                    at[1].append(unit)
         self.rounds = [(torch.tensor(rows), torch.tensor(units)) for _, (rows, units) in sorted(rounds.items())]
         self.single = len(self.rounds) == 1
         for group in self.groups:
-            group.hidden = torch.arange(SPLIT).view(1, BLOCKS, 1, 1, BLOCK_SIZE) >= torch.tensor(group.limits).view(
-                -1, 1, 1, 1, 1
-            )
+            keys = torch.arange(SPLIT).view(1, BLOCKS, 1, 1, BLOCK_SIZE)
+            starts_, limits_ = (torch.tensor(bound).view(-1, 1, 1, 1, 1) for bound in (group.starts, group.limits))
+            group.hidden = (keys < starts_) | (keys >= limits_)
 
     @staticmethod
     def _gather(table: np.ndarray[tuple[int], np.dtype[np.int32]], split: int, num_layers: int) -> torch.Tensor:
@@ -109,15 +118,19 @@ class AttentionPlan:
         rows = blocks * (num_layers * 2)
         return torch.from_numpy(np.concatenate([rows, rows + 1]))
 
-    def _add(self, gather: torch.Tensor, rows: list[int], limits: list[int]) -> None:
+    def _add(self, gather: torch.Tensor, rows: list[int], starts: list[int], limits: list[int]) -> range:
+        """Put a split into a group: the numbers of its units, over all groups."""
         full = not self.groups or self.groups[-1].num_units + len(rows) > _GROUP_UNITS
         if full or len(self.groups[-1].items) >= _GROUP_ITEMS:
             self.groups.append(_Group())
         group = self.groups[-1]
         units = range(group.num_units, group.num_units + len(rows))
-        group.items.append(_Item(gather, rows[::-1], list(units)[::-1], limits[::-1]))
+        group.items.append(_Item(gather, rows[::-1], list(units)[::-1], starts[::-1], limits[::-1]))
         group.num_units += len(rows)
+        group.starts += starts
         group.limits += limits
+        self._unit += len(rows)
+        return range(self._unit - len(rows), self._unit)
 
 
 def paged_attention(q: torch.Tensor, kv: PagedKV, layer: int, spec: AttnSpec, plan: AttentionPlan) -> torch.Tensor:
@@ -149,12 +162,14 @@ def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, sp
     score_of = scores.unbind(0)
     gathered = []
     for item in group.items:
-        pages = kv.rows.index_select(0, item.gather + 2 * layer).view(2, lanes, BLOCK_SIZE, spec.head_dim)
-        keys, values = pages.unbind(0)
+        pages = kv.rows.index_select(0, item.gather + 2 * layer).to(torch.float32)
+        keys, values = pages.view(2, lanes, BLOCK_SIZE, spec.head_dim).unbind(0)
         keys = keys.transpose(1, 2)
         for row, unit in zip(item.rows, item.units, strict=True):
             torch.bmm(queries[row], keys, out=score_of[unit])
         gathered.append(values)
+    if spec.softcap is not None:
+        scores = tanh(scores.div_(spec.softcap)).mul_(spec.softcap)
     split = scores.view(units, BLOCKS, spec.num_kv_heads, spec.group, BLOCK_SIZE)
     split.masked_fill_(group.hidden, -torch.inf)
     top = split.amax(dim=(1, 4), keepdim=True)
@@ -165,10 +180,10 @@ def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, sp
     sum_of = sums.unbind(0)
     for item, values in zip(group.items, gathered, strict=True):
         visible = SPLIT
-        for unit, limit in zip(item.units, item.limits, strict=True):
+        for unit, start, limit in zip(item.units, item.starts, item.limits, strict=True):
             _hide(values, limit, visible)
             visible = limit
-            torch.bmm(weight_of[unit], values, out=sum_of[unit])
+            torch.bmm(weight_of[unit], _windowed(values, start), out=sum_of[unit])
     blocks = sums.view(units, BLOCKS, spec.num_kv_heads, spec.group, spec.head_dim)
     while blocks.shape[1] > 1:
         half = blocks.shape[1] // 2
@@ -184,6 +199,18 @@ def _hide(values: torch.Tensor, limit: int, visible: int) -> None:
     block, offset = divmod(limit, BLOCK_SIZE)
     pages[block, :, offset:] = 0.0
     pages[block + 1 : -(-visible // BLOCK_SIZE)] = 0.0
+
+
+def _windowed(values: torch.Tensor, start: int) -> torch.Tensor:
+    """`values` with those before `start` zero; another query may need them."""
+    if start == 0:
+        return values
+    values = values.clone()
+    pages = values.view(BLOCKS, -1, BLOCK_SIZE, values.shape[-1])
+    block, offset = divmod(start, BLOCK_SIZE)
+    pages[:block] = 0.0
+    pages[block, :, :offset] = 0.0
+    return values
 
 
 def _merge(parts: _Part, plan: AttentionPlan) -> _Part:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from pyworker.runner.backends.base import Rope
 
 _PAGE = 256
 """Positions whose angles are computed together, always in this shape."""
@@ -12,11 +17,11 @@ _PAGE = 256
 class RopeTable:
     """Cosines and sines by position, float32, made page by page as positions come up."""
 
-    def __init__(self, theta: float, head_dim: int) -> None:
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
-        self._inverse = (1.0 / (theta**exponents)).numpy()
-        self._cos = torch.empty(0, head_dim // 2)
-        self._sin = torch.empty(0, head_dim // 2)
+    def __init__(self, rope: Rope) -> None:
+        self._inverse = np.array(rope.inv_freq, dtype=np.float32)
+        self._scale = np.float64(rope.scale)
+        self._cos = torch.empty(0, len(rope.inv_freq))
+        self._sin = torch.empty(0, len(rope.inv_freq))
 
     def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`[N, 1, D / 2]` each for positions `[N]`."""
@@ -29,5 +34,5 @@ class RopeTable:
         positions = np.arange(first, first + _PAGE, dtype=np.float32)
         # The product is rounded to float32, as in the models' training code; only then is it widened.
         angles = (positions[:, None] * self._inverse).astype(np.float64)
-        self._cos = torch.cat([self._cos, torch.from_numpy(np.cos(angles).astype(np.float32))])
-        self._sin = torch.cat([self._sin, torch.from_numpy(np.sin(angles).astype(np.float32))])
+        self._cos = torch.cat([self._cos, torch.from_numpy((np.cos(angles) * self._scale).astype(np.float32))])
+        self._sin = torch.cat([self._sin, torch.from_numpy((np.sin(angles) * self._scale).astype(np.float32))])

@@ -1,0 +1,64 @@
+"""Puts drafts into a step that is otherwise planned. A draft takes room that nobody else wants, and never a block that
+somebody would have to give up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyworker.engine.config import EngineConfig
+    from pyworker.engine.interface import GrammarEngine, Speculator
+    from pyworker.engine.outputs import SchedulerOutput
+    from pyworker.engine.request import Request
+    from pyworker.kvcache.manager import KVCacheManager
+
+
+class DraftPlanner:
+    """Asks the speculator, and cuts what it says to what is allowed."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        kv_cache: KVCacheManager,
+        speculator: Speculator,
+        grammar: GrammarEngine | None,
+    ) -> None:
+        self._config = config
+        self._kv_cache = kv_cache
+        self._speculator = speculator
+        self._grammar = grammar
+
+    def plan(self, out: SchedulerOutput, decodes: Sequence[Request]) -> None:
+        """Add drafts for some of these requests, each of which has one token in the step and credit for one more."""
+        num_tokens = out.total_tokens
+        room = min(self._config.max_num_batched_tokens - num_tokens, self._config.max_step_drafts)
+        able = [request for request in decodes if self._most(request) > 0]
+        if room <= 0 or not able:
+            return
+        proposed = self._speculator.propose(able, num_tokens, room)
+        for request in able:
+            drafts = self._cut(request, proposed.get(request.request_id, ()), room)
+            if drafts:
+                room -= len(drafts)
+                out.drafts[request.request_id] = drafts
+                out.num_scheduled_tokens[request.request_id] += len(drafts)
+
+    def _most(self, request: Request) -> int:
+        """Drafts that could all be right without a token past the credit, `max_tokens` or the context."""
+        limit = min(request.credit_up_to, request.params.max_tokens)
+        context = self._config.max_model_len - request.num_tokens
+        return min(limit - len(request.output_ids), context) - 1
+
+    def _cut(self, request: Request, proposed: Sequence[int], room: int) -> list[int]:
+        drafts = list(proposed[: min(self._most(request), room)])
+        wrong = (index for index, token in enumerate(drafts) if not 0 <= token < self._config.vocab_size)
+        del drafts[next(wrong, len(drafts)) :]
+        if drafts and self._grammar is not None and request.params.grammar is not None:
+            drafts = self._grammar.cut_drafts(request, drafts)
+        if drafts and self._kv_cache.allocate_slots(request, 1, lookahead=len(drafts)) is None:
+            held = len(request.block_table) * self._config.block_size
+            del drafts[held - request.num_computed_tokens - 1 :]
+        return drafts

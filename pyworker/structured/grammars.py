@@ -1,0 +1,91 @@
+"""What a request asks for, in the language of llguidance."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from llguidance import LLMatcher, StructTag
+
+from pyworker.engine.request import GrammarKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyworker.engine.request import Grammar
+
+MOST_TEXT = 512 * 1024
+"""Characters of a grammar; a larger one would only be refused later."""
+_MOST_CHOICES = 10_000
+_MOST_TAGS = 128
+
+
+class GrammarError(Exception):
+    """A grammar that cannot be meant, or that is too large. The text is for the one who wrote it."""
+
+    def __init__(self, message: str, *, too_large: bool = False) -> None:
+        self.too_large = too_large
+        super().__init__(message)
+
+
+def translate(grammar: Grammar) -> str:
+    """The grammar as llguidance reads it. Whether it compiles is another question.
+
+    Raises:
+        GrammarError: it is not even written as its kind should be.
+    """
+    if len(grammar.text) > MOST_TEXT:
+        raise GrammarError(f"the grammar is longer than {MOST_TEXT} characters", too_large=True)
+    try:
+        return _TRANSLATORS[grammar.kind](grammar.text)
+    except (ValueError, TypeError, KeyError, RecursionError, AssertionError) as error:
+        raise GrammarError(f"{grammar.kind.value}: {error}") from error
+
+
+def _json_schema(text: str) -> str:
+    schema = json.loads(text)
+    if not isinstance(schema, dict | bool):
+        raise GrammarError("json_schema: a schema is an object, true or false")
+    return LLMatcher.grammar_from_json_schema(text)
+
+
+def _json_object(text: str) -> str:
+    del text
+    return LLMatcher.grammar_from_json_schema('{"type": "object"}')
+
+
+def _choice(text: str) -> str:
+    choices = json.loads(text)
+    if not isinstance(choices, list) or not 0 < len(choices) <= _MOST_CHOICES:
+        raise GrammarError(f"choice: expected a list of 1 to {_MOST_CHOICES} texts")
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise GrammarError("choice: each must be a text, and not an empty one")
+    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices))
+
+
+def _structural_tag(text: str) -> str:
+    """`{"structures": [{"begin", "schema", "end"}], "triggers": [...]}`, as OpenAI-compatible servers take it."""
+    tag = json.loads(text)
+    structures, triggers = tag["structures"], tag["triggers"]
+    if not 0 < len(structures) <= _MOST_TAGS or not all(isinstance(trigger, str) for trigger in triggers):
+        raise GrammarError(f"structural_tag: expected 1 to {_MOST_TAGS} structures, and texts as triggers")
+    tags = [_tag(structure, triggers) for structure in structures]
+    return StructTag.to_grammar(tags, assume_special=False)
+
+
+def _tag(structure: dict[str, Any], triggers: list[str]) -> StructTag:
+    begin = structure["begin"]
+    fitting = [trigger for trigger in triggers if trigger and begin.startswith(trigger)]
+    if not fitting:
+        raise GrammarError(f"structural_tag: no trigger begins {begin!r}")
+    return StructTag(trigger=max(fitting, key=len), begin=begin, grammar=structure["schema"], end=structure["end"])
+
+
+_TRANSLATORS: dict[GrammarKind, Callable[[str], str]] = {
+    GrammarKind.JSON_SCHEMA: _json_schema,
+    GrammarKind.JSON_OBJECT: _json_object,
+    GrammarKind.REGEX: LLMatcher.grammar_from_regex,
+    GrammarKind.CHOICE: _choice,
+    GrammarKind.LARK: LLMatcher.grammar_from_lark,
+    GrammarKind.STRUCTURAL_TAG: _structural_tag,
+}
