@@ -16,7 +16,7 @@ WHEEL_SOURCES := $(shell find router kernels bindings slackwater pyworker -type 
 	\( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' -o -name '*.json' -o -name 'py.typed' \) \
 	-not -path '*/tests/*') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: serve test test-long env build lock generate sizes clean help
+.PHONY: serve test test-long env build bench-engine lock generate sizes clean help
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ lock: $(UV) ## Resolve the Python dependencies anew
 	@for pin in uv model; do sed -nE 's/^([a-z0-9-]+==[^ ]+).*/\1/p' requirements/$$pin.txt | \
 		$(UV) pip compile --quiet --universal --no-deps --python-version 3.11 --generate-hashes --no-annotate \
 			--custom-compile-command "make lock" - -o requirements/$$pin.txt; done
+
+bench-engine: build ## The engine's figures, against the memory's speed and against peers; writes benchmarks/results
+	@$(BIN)/python -P scripts/bench engine $(FLAGS)
 
 generate: env ## schema.json and the Python message classes, from the Rust types
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/generate

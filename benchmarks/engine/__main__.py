@@ -1,4 +1,4 @@
-"""`python -m benchmarks.engine`: measures, prints one JSON line a figure and a table at the end, and keeps both."""
+"""`scripts/bench engine`: measures, prints one JSON line a figure and a table at the end, and keeps both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DTYPES = ("float32", "bfloat16")
 def main() -> None:
     """Run the parts that were asked for."""
     args = _arguments()
-    command = "make bench-engine" if len(sys.argv) == 1 else f"python -m benchmarks.engine {shlex.join(sys.argv[1:])}"
+    command = "make bench-engine" if len(sys.argv) == 1 else f"scripts/bench engine {shlex.join(sys.argv[1:])}"
     corpus = read_corpus(data_folder(args.data))
     model_dir = prepare(args.model).model_dir
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
@@ -62,7 +62,7 @@ class _Bench:
         from benchmarks.engine.roofline import measure
 
         for dtype in DTYPES:
-            measure(self.args.model, dtype, self.results, self.args.rounds)
+            measure(self.args.model, dtype, self.corpus, self.tokenizer, self.results, self.args.rounds)
 
     def perplexity(self) -> None:
         from benchmarks.engine.perplexity import measure
@@ -107,7 +107,7 @@ class _Bench:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench engine", description=__doc__)
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; may be given several times")
     parser.add_argument("--model", default="smollm2", help="as of slackwater-worker prepare")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")

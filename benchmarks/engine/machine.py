@@ -49,6 +49,11 @@ def tree_seconds(pids: set[int]) -> float:
     return sum(spent for pid, spent in times.items() if _is_below(pid, pids, parents))
 
 
+def own_pid() -> int:
+    """Of this process."""
+    return os.getpid()
+
+
 class IdleWatch:
     """Says how much others worked between two moments. `ours` are the processes (and their children) that may."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.engine.client import run_round
 from benchmarks.engine.corpus import token_windows
 from benchmarks.engine.figures import Figure, ratios
-from benchmarks.engine.machine import IdleWatch
+from benchmarks.engine.machine import IdleWatch, own_pid
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,7 +60,7 @@ def _measure(
             found, shares = {}, {}
             for server in servers:
                 bodies = [server.body(prompt, OUTPUT_TOKENS) for prompt in islice(prompts, count)]  # type: ignore[call-overload]
-                watch = IdleWatch({server.pid, _self_pid()})
+                watch = IdleWatch({*(one.pid for one in servers), own_pid()})
                 groups = [bodies[at : at + streams] for at in range(0, count, streams)]
                 loads = [run_round("127.0.0.1", server.port, group) for group in groups]
                 shares[server.name] = watch.foreign_share()
@@ -77,9 +77,3 @@ def _measure(
         for name, speed in found.items():
             speeds[name].append(speed)
     return speeds, discarded, raw
-
-
-def _self_pid() -> int:
-    import os
-
-    return os.getpid()

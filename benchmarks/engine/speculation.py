@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.engine.figures import Figure, ratios
-from benchmarks.engine.machine import IdleWatch
+from benchmarks.engine.machine import IdleWatch, own_pid
 from slackwater import LLM, SamplingParams
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _compare(
     speeds: tuple[list[float], list[float]] = ([], [])
     discarded, raw = 0, []
     for _ in range(rounds):
-        watch = IdleWatch({_pid()})
+        watch = IdleWatch({own_pid()})
         found, answers = [], []
         for llm in pair:
             speed, tokens = _run(llm, prompts, batch)
@@ -68,9 +68,3 @@ def _run(llm: LLM, prompts: Sequence[list[dict[str, str]]], batch: int) -> tuple
     for at in range(0, len(prompts), batch):
         tokens += [list(out.token_ids) for out in llm.chat_many(prompts[at : at + batch], params)]
     return sum(map(len, tokens)) / (time.perf_counter() - began), tokens
-
-
-def _pid() -> int:
-    import os
-
-    return os.getpid()

@@ -30,7 +30,9 @@ mod weights;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use numpy::{AsSliceError, PyArray2, PyUntypedArrayMethods};
 use pyo3::create_exception;
@@ -55,6 +57,9 @@ create_exception!(
 /// Estimated work from which a call gives up the interpreter, in microseconds.
 const DETACH_MICROS: u64 = 50;
 
+/// See `busy_nanos`.
+static BUSY_NANOS: AtomicU64 = AtomicU64::new(0);
+
 /// The kernels of this process; none until somebody asks.
 static CHOSEN: Mutex<Option<Kernels>> = Mutex::new(None);
 
@@ -66,6 +71,7 @@ pub(crate) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("KernelError", py.get_type::<KernelError>())?;
     module.add("KernelPanic", py.get_type::<KernelPanic>())?;
     add_classes(module)?;
+    module.add_function(wrap_pyfunction!(busy_nanos, module)?)?;
     module.add_function(wrap_pyfunction!(available_isas, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(bf16_fault, module)?)?;
@@ -99,6 +105,7 @@ fn add_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<weights::RopeTable>()?;
     module.add_class::<weights::Vector>()?;
     module.add_class::<Pool>()?;
+    module.add_class::<ReadProbe>()?;
     module.add_class::<Step>()
 }
 
@@ -156,6 +163,41 @@ impl Step {
     }
 }
 
+/// A buffer whose reading is the bound that figures are compared with.
+#[pyclass(frozen, module = "slackwater._native.kernels")]
+struct ReadProbe {
+    inner: kernels::ReadProbe,
+}
+
+#[pymethods]
+impl ReadProbe {
+    #[new]
+    fn new(py: Python<'_>, nbytes: usize) -> PyResult<Self> {
+        let inner = guarded(py, true, || kernels::ReadProbe::new(nbytes))?;
+        Ok(Self { inner })
+    }
+
+    /// Memory that it holds, in bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.inner.bytes()
+    }
+
+    /// Reads all of it once.
+    fn read(&self, py: Python<'_>, pool: &Pool) -> PyResult<()> {
+        guarded(py, true, || {
+            self.inner.read(&pool.inner);
+            Ok(())
+        })
+    }
+}
+
+/// Time that calls have spent in kernels since the process began, in nanoseconds.
+#[pyfunction]
+fn busy_nanos() -> u64 {
+    BUSY_NANOS.load(Ordering::Relaxed)
+}
+
 /// Name of the instruction set in use.
 #[pyfunction]
 fn isa() -> &'static str {
@@ -210,7 +252,13 @@ pub(crate) fn guarded<T: Ungil + Send>(
     call: impl FnOnce() -> Result<T, kernels::KernelError> + Ungil + Send,
 ) -> PyResult<T> {
     // What a panicking call was writing belongs to the caller, who is told.
-    let caught = || catch_unwind(AssertUnwindSafe(call));
+    let caught = || {
+        let begun = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(call));
+        let spent = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        BUSY_NANOS.fetch_add(spent, Ordering::Relaxed);
+        result
+    };
     let result = if long { py.detach(caught) } else { caught() };
     match result {
         Ok(result) => result.map_err(refused),

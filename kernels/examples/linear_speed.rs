@@ -4,7 +4,8 @@
 //! for each combination.
 //! Each round reads the weights and then computes all layers; `of_bound` is the quotient of these two times, as
 //! [min, median, max] over the rounds. `best_of_bound` is the same from the shortest time of each kind of layer, over all
-//! layers and rounds: what is left when other processes take the cores now and then. Every layer's weights are cold when
+//! layers and rounds: what is left when other processes take the cores now and then; `kinds` and `kinds_ms` are the same
+//! for all layers of a kind (qkv, o, gate and up, down, head). Every layer's weights are cold when
 //! their turn comes, in reading as in computing.
 
 #![allow(
@@ -333,17 +334,22 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let kinds: Vec<String> = kinds
                     .map(|(read, run)| format!("{:.2}", read / run))
                     .collect();
+                let kinds_ms = running.shortest.iter().zip(KINDS);
+                let kinds_ms: Vec<String> = kinds_ms
+                    .map(|(run, count)| format!("{:.2}", run * count as f64 * 1e3))
+                    .collect();
                 let (reading, running) = (reading.step(), running.step());
                 let [least, middle, most] = spread(&mut ratios);
                 writeln!(
                     out,
                     "{{\"dtype\":\"{dtype}\",\"isa\":\"{isa}\",\"rows\":{rows},\"threads\":{},\"rounds\":{},\
                      \"of_bound\":[{least:.3},{middle:.3},{most:.3}],\"best_of_bound\":{:.3},\"kinds\":[{}],\
-                     \"read_ms\":{:.2},\"run_ms\":{:.2},\"read_gb_s\":{:.1},\"gmac_s_thread\":{:.1}}}",
+                     \"kinds_ms\":[{}],\"read_ms\":{:.2},\"run_ms\":{:.2},\"read_gb_s\":{:.1},\"gmac_s_thread\":{:.1}}}",
                     asked.threads,
                     asked.rounds,
                     reading / running,
                     kinds.join(","),
+                    kinds_ms.join(","),
                     reading * 1e3,
                     running * 1e3,
                     bytes as f64 / reading / 1e9,

@@ -10,6 +10,7 @@
 //! - [`sample`]: from logits to tokens
 //! - [`attention`], [`kv`], [`rope`]: attention over the paged cache of keys and values
 //! - [`pool`]: the threads that share a kernel's units of work
+//! - [`probe`]: how fast memory is now, for benchmarks
 //! - [`error`]: what a kernel refuses
 
 #![allow(
@@ -30,6 +31,7 @@ mod micro;
 pub mod norm;
 mod pages;
 pub mod pool;
+pub mod probe;
 pub mod rope;
 pub mod sample;
 mod shared;
@@ -44,6 +46,7 @@ pub use kv::{BLOCK_SIZE, KvCache};
 pub use linear::{GateUp, Linear, embed, gate_up_act, linear, logits};
 pub use norm::add_norm;
 pub use pool::{Pool, StepGuard};
+pub use probe::ReadProbe;
 pub use rope::RopeTable;
 
 /// Names the order of operations. It changes whenever the bits of any kernel may change, and is part of the numerics id.

@@ -10,7 +10,7 @@
 //! - `self_check`: whether the machine's bf16 instruction does what we think
 
 mod bf16;
-mod blocks;
+pub(crate) mod blocks;
 mod f32;
 mod gate_up;
 mod plan;

@@ -30,6 +30,7 @@ __all__ = [
     "KvCache",
     "PackedLinear",
     "Pool",
+    "ReadProbe",
     "RopeTable",
     "Step",
     "Vector",
@@ -40,6 +41,7 @@ __all__ = [
     "available_isas",
     "available_threads",
     "bf16_fault",
+    "busy_nanos",
     "embed",
     "gate_up_act",
     "isa",
@@ -249,6 +251,24 @@ class Pool:
         """A context in which several calls follow each other closely: threads wait awake for some microseconds."""
 
 @final
+class ReadProbe:
+    """A buffer whose reading is the bound that figures are compared with."""
+
+    def __new__(cls, nbytes: int) -> Self:
+        """Allocate about `nbytes` bytes.
+
+        Raises:
+            KernelError: no memory.
+        """
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it holds, in bytes."""
+
+    def read(self, pool: Pool) -> None:
+        """Read all of it once, on the pool's threads."""
+
+@final
 class Step:
     """See `Pool.step`."""
 
@@ -307,6 +327,9 @@ def set_isa(name: str) -> None:
     Raises:
         KernelError: an unknown name, or one that this machine lacks or that gives it other bits.
     """
+
+def busy_nanos() -> int:
+    """Time that calls have spent in kernels since the process began, in nanoseconds."""
 
 def available_isas() -> list[str]:
     """Names of the instruction sets that this machine has, the slowest first."""

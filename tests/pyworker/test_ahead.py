@@ -69,7 +69,7 @@ def test_a_step_of_decodes_is_the_plan(klass: RequestClass) -> None:
     for name in "ab":
         world.add(request_for_test(name, [1, 2, 3, *name.encode()], params=LONG, klass=klass))
     world.step()
-    world.kv_cache.allocate_slots = None  # type: ignore[method-assign,assignment]
+    world.kv_cache.allocate_slots = None
     assert world.scheduler.schedule(world.now).num_scheduled_tokens == {"a": 1, "b": 1}
 
 
@@ -131,7 +131,7 @@ def test_a_full_house_does_not_look_at_the_queue() -> None:
     for name in "abcd":
         world.add(request_for_test(name, [1, 2, 3, *name.encode()], params=LONG))
     world.step()
-    world.scheduler._roster.waiting.in_order = None  # type: ignore[method-assign,assignment]
+    world.scheduler._roster.waiting.in_order = None
     assert world.step().num_scheduled_tokens == {"a": 1, "b": 1}
 
 
@@ -152,7 +152,7 @@ def test_drafts_and_masks_are_bound_late() -> None:
     world.step()
     emitted = len(world.requests["a", 0].output_ids)
     assert emitted == 5
-    world.scheduler._choose = None  # type: ignore[method-assign,assignment]
+    world.scheduler._choose = None
     out = world.scheduler.schedule(world.now)
     assert out.drafts["a"] == oracle_of(world.requests["a", 0])[emitted : emitted + 3]
     assert out.masks is not None

@@ -93,7 +93,7 @@ def test_the_router_says_how_many_workers_share_the_memory(
     monkeypatch.setattr("pyworker.runner.build.build_runner", stop)
     with pytest.raises(ConfigError) as raised:
         build_engine(Prepared("folder", tmp_path), Options(), env)
-    assert raised.value.value == Limits(workers=workers)
+    assert raised.value.value == Limits(workers=workers, max_step_drafts=64)
 
 
 def test_a_router_may_be_a_path_or_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

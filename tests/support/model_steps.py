@@ -68,7 +68,9 @@ def chunk_batch(chunks: Sequence[tuple[Sequence[int], int, int, int]]) -> Batch:
     """One batch of chunks `(prompt, first, stop, first block)`; every row needs logits."""
     widest = max(-(-stop // BLOCK_SIZE) for _, _, stop, _ in chunks)
     tables = np.zeros((len(chunks), widest), dtype=np.int32)
-    ids, positions, slots = [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
     for row, (prompt, first, stop, block) in enumerate(chunks):
         tables[row, : -(-stop // BLOCK_SIZE)] = np.arange(block, block + -(-stop // BLOCK_SIZE))
         ids += list(prompt[first:stop])
