@@ -8,7 +8,7 @@ import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,17 +67,17 @@ def token_windows(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) 
             yield window
 
 
-def _rows(path: Path) -> Iterator[dict[str, object]]:
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     for line in text.splitlines():
         yield json.loads(line)
 
 
-def _meeting(row: dict[str, object]) -> str:
+def _meeting(row: dict[str, Any]) -> str:
     """The beginning of a meeting, to be summed up; cut so that it fits a small model's context."""
     turns = row["meeting_transcripts"]
-    text = "\n".join(f"{turn['speaker']}: {turn['content']}" for turn in turns)  # type: ignore[index, attr-defined, union-attr]
+    text = "\n".join(f"{turn['speaker']}: {turn['content']}" for turn in turns)
     return f"Summarize the following meeting.\n\n{text[:6000]}"
 
 
@@ -90,7 +90,10 @@ def _synthetic() -> Corpus:
     words = [
         f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "sta", "tri") for b in ("ber", "den", "gal", "son", "tas")
     ]
-    story = lambda count: " ".join(rng.choice(words) for _ in range(count))  # noqa: E731
+
+    def story(count: int) -> str:
+        return " ".join(rng.choice(words) for _ in range(count))
+
     copies = [f"Repeat this text word for word.\n\n{story(150)}" for _ in range(24)]
     return Corpus(
         [story(4000) for _ in range(8)], copies, [f"Write about {story(3)}." for _ in range(24)], synthetic=True

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Figure:
     unit: str = "x"
     discarded: int = 0
     note: str = ""
-    raw: list[dict[str, object]] = field(default_factory=list)
+    raw: Sequence[Mapping[str, object]] = ()
 
     @property
     def median(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -88,23 +88,22 @@ def _encode(tensor: torch.Tensor, dtype: str) -> tuple[NDArray[np.generic], obje
     return tensor.float().contiguous().numpy(), gguf.GGMLQuantizationType.F32
 
 
-def _write_config(writer: object, config: dict[str, object]) -> None:
-    w = writer
+def _write_config(writer: Any, config: dict[str, Any]) -> None:
     rope = config.get("rope_parameters") or {}
-    theta = config.get("rope_theta") or rope.get("rope_theta", 10_000.0)  # type: ignore[attr-defined]
-    w.add_context_length(config["max_position_embeddings"])  # type: ignore[attr-defined]
-    w.add_embedding_length(config["hidden_size"])  # type: ignore[attr-defined]
-    w.add_block_count(config["num_hidden_layers"])  # type: ignore[attr-defined]
-    w.add_feed_forward_length(config["intermediate_size"])  # type: ignore[attr-defined]
-    w.add_head_count(config["num_attention_heads"])  # type: ignore[attr-defined]
-    w.add_head_count_kv(config["num_key_value_heads"])  # type: ignore[attr-defined]
-    w.add_layer_norm_rms_eps(config["rms_norm_eps"])  # type: ignore[attr-defined]
-    w.add_rope_freq_base(float(theta))  # type: ignore[attr-defined]
-    w.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])  # type: ignore[attr-defined, operator]
-    w.add_vocab_size(config["vocab_size"])  # type: ignore[attr-defined]
+    theta = config.get("rope_theta") or rope.get("rope_theta", 10_000.0)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(float(theta))
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    writer.add_vocab_size(config["vocab_size"])
 
 
-def _write_tokenizer(writer: object, model_dir: Path, vocab_size: int) -> None:
+def _write_tokenizer(writer: Any, model_dir: Path, vocab_size: int) -> None:
     """Enough for requests of token ids: the pieces, the merges, and the end token."""
     data = read_json(model_dir / "tokenizer.json")
     pieces = {index: piece for piece, index in data["model"]["vocab"].items()}
@@ -113,10 +112,9 @@ def _write_tokenizer(writer: object, model_dir: Path, vocab_size: int) -> None:
     kinds = [3 if index in added else 1 for index in range(vocab_size)]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
     eos = read_json(model_dir / "generation_config.json").get("eos_token_id", 2)
-    w = writer
-    w.add_tokenizer_model("gpt2")  # type: ignore[attr-defined]
-    w.add_tokenizer_pre("smollm")  # type: ignore[attr-defined]
-    w.add_token_list(tokens)  # type: ignore[attr-defined]
-    w.add_token_types(kinds)  # type: ignore[attr-defined]
-    w.add_token_merges(merges)  # type: ignore[attr-defined]
-    w.add_eos_token_id(eos[0] if isinstance(eos, list) else eos)  # type: ignore[attr-defined]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(eos[0] if isinstance(eos, list) else eos)

