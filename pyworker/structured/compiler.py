@@ -31,7 +31,10 @@ _CACHE_BYTES: Final = 64 << 20
 _BYTES_A_GRAMMAR: Final = 64 << 10
 _BYTES_A_CHARACTER: Final = 32
 """What a compiled grammar takes is not told; this is on the safe side of what was seen."""
-_COMPLEXITY: Final = ("too complex", "too large", "fuel", "limit", "too many", "toocomplex")
+_COMPLEXITY: Final = ("too complex", "too large", "fuel", "limit", "too many", "toocomplex", "max is")
+_NOTHING: Final = "NoExtensionBias"
+"""What llguidance says of a grammar that no text at all matches."""
+_TRIAL_TOKENS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +124,31 @@ class GrammarCompiler:
             return Compiled(None, TOO_COMPLEX if error.too_large else INVALID, str(error))
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
         if not matcher.is_error():
-            # The first mask finds out whether anything can match at all, and warms what later ones need.
-            trial = matcher.deep_copy()
-            trial.compute_bitmask()
+            trial = _tried(matcher)
             if not trial.is_error():
                 return Compiled(matcher)
             matcher = trial
-        message = matcher.get_error() or "nothing can match it"
-        complex_ = any(word in message.lower() for word in _COMPLEXITY)
-        return Compiled(None, TOO_COMPLEX if complex_ else INVALID, _first_lines(message))
+        return Compiled(None, *fault_of(matcher))
+
+
+def fault_of(matcher: LLMatcher) -> tuple[str, str]:
+    """The code and the text for what is wrong with a matcher that is in error."""
+    message = matcher.get_error()
+    if not message or message == _NOTHING:
+        return INVALID, "nothing can match it"
+    is_complex = any(word in message.lower() for word in _COMPLEXITY)
+    return TOO_COMPLEX if is_complex else INVALID, _first_lines(message)
+
+
+def _tried(matcher: LLMatcher) -> LLMatcher:
+    """A copy that has gone a few steps: the first mask shows whether anything can match, and warms what later ones
+    need; what must come first leads to where large grammars break their bounds.
+    """
+    trial = matcher.deep_copy()
+    trial.compute_bitmask()
+    if not trial.is_error():
+        trial.consume_tokens(trial.compute_ff_tokens()[:_TRIAL_TOKENS])
+    return trial
 
 
 def _first_lines(text: str) -> str:

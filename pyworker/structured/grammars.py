@@ -60,7 +60,14 @@ def _choice(text: str) -> str:
         raise GrammarError(f"choice: expected a list of 1 to {_MOST_CHOICES} texts")
     if not all(isinstance(choice, str) and choice for choice in choices):
         raise GrammarError("choice: each must be a text, and not an empty one")
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices))
+    # A terminal is one automaton; as a rule, a few thousand choices would break the bound of a parser's row.
+    return LLMatcher.grammar_from_lark("start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice) for choice in choices))
+
+
+def _regex(text: str) -> str:
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        raise GrammarError("regex: a backslash at the end stands for nothing")
+    return LLMatcher.grammar_from_regex(text)
 
 
 def _structural_tag(text: str) -> str:
@@ -84,7 +91,7 @@ def _tag(structure: dict[str, Any], triggers: list[str]) -> StructTag:
 _TRANSLATORS: dict[GrammarKind, Callable[[str], str]] = {
     GrammarKind.JSON_SCHEMA: _json_schema,
     GrammarKind.JSON_OBJECT: _json_object,
-    GrammarKind.REGEX: LLMatcher.grammar_from_regex,
+    GrammarKind.REGEX: _regex,
     GrammarKind.CHOICE: _choice,
     GrammarKind.LARK: LLMatcher.grammar_from_lark,
     GrammarKind.STRUCTURAL_TAG: _structural_tag,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from llguidance import LLExecutor, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
 
-from pyworker.structured.compiler import GrammarCompiler
+from pyworker.structured.compiler import TOO_COMPLEX, GrammarCompiler, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ class LLGuidance:
         """See `GrammarEngine`; output that is there already (of a resumed request) is followed first."""
         guided = self._guided[request.request_id]
         if guided.matcher is not None:
-            return READY
+            return self._state(request.request_id, guided.matcher)
         compiled = guided.compilation.result()
         if compiled is None:
             return None
@@ -121,6 +121,13 @@ class LLGuidance:
     def close(self) -> None:
         """End the compiling thread."""
         self._compiler.close()
+
+    def _state(self, request_id: str, matcher: LLMatcher) -> str:
+        """Ready, or the error code of a grammar that broke its bounds while it was followed."""
+        if not matcher.is_error():
+            return READY
+        code, self._messages[request_id] = fault_of(matcher)
+        return code
 
     def _matcher(self, request_id: str) -> LLMatcher | None:
         guided = self._guided.get(request_id)
