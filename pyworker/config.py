@@ -22,7 +22,7 @@ from pyworker.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyworker.engine.interface import EngineCapabilities
+    from pyworker.engine.interface import EngineCapabilities, GrammarEngine
     from pyworker.engine.policies import Policies
     from pyworker.models.prepare import Prepared
     from pyworker.runner.build import BuiltRunner
@@ -156,9 +156,10 @@ def build_engine(prepared: Prepared, options: Options, env: Mapping[str, str] = 
     _logger.info("memory plan:\n%s", built.plan.table())
     config = replace(built.config, async_scheduling=options.async_scheduling)
     policies = _policies(prepared.model_dir, built, options)
-    return EngineCore(
-        config, built.runner, MonotonicClock(), built.capabilities, policies=policies, planner=ThreadPlanner()
-    )
+    capabilities = built.capabilities
+    if policies.grammar is None:
+        capabilities = replace(capabilities, features=tuple(w for w in capabilities.features if w != "grammar"))
+    return EngineCore(config, built.runner, MonotonicClock(), capabilities, policies=policies, planner=ThreadPlanner())
 
 
 def _policies(model_dir: Path, built: BuiltRunner, options: Options) -> Policies:
@@ -166,14 +167,24 @@ def _policies(model_dir: Path, built: BuiltRunner, options: Options) -> Policies
     from pyworker.engine.parking import JoinWhenCalm
     from pyworker.engine.policies import Policies
     from pyworker.spec_decode.speculator import make_speculator
-    from pyworker.structured.guide import LLGuidance
 
     safepoint = built.runner.safepoint
     return Policies(
         joins=JoinWhenCalm(lambda: safepoint.level > 0),
         speculator=make_speculator(options.speculative, options.max_drafts),
-        grammar=LLGuidance.for_model(model_dir, built.config.vocab_size, sorted(built.config.eos_ids)),
+        grammar=_grammar(model_dir, built),
     )
+
+
+def _grammar(model_dir: Path, built: BuiltRunner) -> GrammarEngine | None:
+    """What follows grammars; none for a tokeniser that it cannot read, which is no reason to serve nothing."""
+    from pyworker.structured.guide import LLGuidance
+
+    try:
+        return LLGuidance.for_model(model_dir, built.config.vocab_size, sorted(built.config.eos_ids))
+    except (ValueError, RuntimeError) as error:
+        _logger.warning("no structured output: the tokeniser cannot be read for grammars: %s", error)
+        return None
 
 
 def _workers(env: Mapping[str, str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self, runtime_checkable
 
 from pyworker.transport.host import LinkHost
 from pyworker.transport.launch import resolve_endpoint, resolve_token
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pyworker.engine.interface import Engine, EngineCapabilities
+    from pyworker.runner.safepoint import Safepoint
     from pyworker.transport.link import LinkFactory
     from pyworker.transport.loop import LinkCounters, TokenSource
 
@@ -32,6 +33,15 @@ _logger = logging.getLogger(__name__)
 _OUTBOX_MESSAGES: Final = 1_024
 _STATS_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 30.0
+
+
+@runtime_checkable
+class GivesWay(Protocol):
+    """An engine whose offline rows can leave a step in the middle."""
+
+    @property
+    def safepoint(self) -> Safepoint | None:
+        """The byte that asks them to; none where its runner has none."""
 
 
 class Worker:
@@ -64,7 +74,8 @@ class Worker:
         outbox = Outbox(_OUTBOX_MESSAGES)
         self._host = LinkHost(self._engine, outbox, self._waker)
         self._capabilities = self._engine.attach(self._host)
-        self._inbox = Inbox(max(1, self._capabilities.slots))
+        safepoint = self._engine.safepoint if isinstance(self._engine, GivesWay) else None
+        self._inbox = Inbox(max(1, self._capabilities.slots), safepoint)
         self._zmq = ZmqLinks()
         self._loop = LinkLoop(
             endpoint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ DTYPES = ("float32", "bfloat16")
 def main() -> None:
     """Run the parts that were asked for."""
     args = _arguments()
+    # Ended from outside, it must not leave the servers behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     command = "make bench-engine" if len(sys.argv) == 1 else f"scripts/bench engine {shlex.join(sys.argv[1:])}"
     corpus = read_corpus(data_folder(args.data))
     model_dir = prepare(args.model).model_dir

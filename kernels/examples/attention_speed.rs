@@ -1,6 +1,6 @@
 //! How long attention takes, beside the time to read the keys and values that it reads: one line of JSON a case.
 //!
-//! `attention_speed [threads] [seconds a case] [layers]`. Each round runs all layers and reads the same bytes, a layer of each in
+//! `attention_speed [threads] [seconds a case] [layers] [decode | prefill | chunk]`. Each round runs all layers and reads the same bytes, a layer of each in
 //! turn. Other programs may share the machine, so figures are sums over the layers of each layer's minimum over the rounds.
 
 #![allow(
@@ -49,13 +49,17 @@ fn main() {
     let threads = argument(1, 2.0) as usize;
     let time = Duration::from_secs_f64(argument(2, 2.0));
     let layers = argument(3, 30.0) as usize;
+    let only = std::env::args().nth(4);
     for dtype in [Dtype::Bf16, Dtype::F32] {
         for (name, seqs, tokens, context) in [
+            ("decode", 1, 1, 256),
             ("decode", 1, 1, 512),
             ("decode", 1, 1, 4_096),
+            ("decode", 4, 1, 256),
             ("decode", 4, 1, 512),
+            ("decode", 16, 1, 226),
             ("decode", 16, 1, 512),
-            ("prefill", 1, 194, 194),
+            ("prefill", 1, 226, 226),
             ("prefill", 1, 512, 512),
             ("chunk", 1, 128, 2_048),
         ] {
@@ -66,7 +70,9 @@ fn main() {
                 context,
                 dtype,
             };
-            measure(&case, layers, threads, time);
+            if only.as_deref().is_none_or(|only| only == name) {
+                measure(&case, layers, threads, time);
+            }
         }
     }
 }

@@ -181,7 +181,7 @@ impl Buffers {
             wide: vec![0.0; rows * INNER],
             out: vec![0.0; rows * QKV],
             logits: vec![0.0; rows.min(64) * VOCABULARY],
-            scratch: vec![0; rows * INNER],
+            scratch: vec![0; rows * (INNER + 64)],
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Attention over the paged cache: norm and rotation of queries and keys, the write of keys and values, and the sums.
 //!
 //! The order of operations of a query depends on its position alone. Its keys come in splits of 256 at absolute positions;
-//! within a split blocks of 32 go through an online softmax one by one; splits are merged in ascending order. A tile of
+//! a split has a softmax of its own, whose weights are rounded if the values are bf16; splits are merged in ascending order
+//! by their largest scores (Milakov and Gimelshein 2018). A tile of
 //! query rows walks the keys together, and where that leaves threads idle, the splits of a tile are worked on apart and
 //! merged afterwards: the same operations in the same order, so the same bits.
 
@@ -12,6 +13,7 @@ mod plan;
 mod prepare;
 mod softmax;
 mod tile;
+mod walk;
 
 use crate::shared::Shared;
 use crate::{KernelError, Kernels, KvCache, Pool, RopeTable};
@@ -152,7 +154,7 @@ pub fn attend(
     pool.run(plan.units(), &|unit| {
         // SAFETY: keys and values were written by another run of the pool, which is over; units write disjoint rows of
         // `out` and of the partial results; the door has looked at all that the rows point to.
-        unsafe { tile::unit(isa, &walk, unit, &rows, &parts) };
+        unsafe { walk::unit(isa, &walk, unit, &rows, &parts) };
     });
     if plan.has_splits() {
         pool.run(merge::units(tokens), &|unit| {

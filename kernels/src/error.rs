@@ -36,8 +36,8 @@ pub enum KernelError {
         /// Rows that there are.
         rows: usize,
     },
-    /// There is no memory for the packed weights.
-    #[error("no memory for {bytes} bytes of packed weights")]
+    /// There is no memory for weights, keys and values or a table.
+    #[error("no memory for {bytes} bytes")]
     OutOfMemory {
         /// Bytes that were asked for.
         bytes: usize,

@@ -1,7 +1,8 @@
 //! The paged cache of keys and values: blocks of 32 tokens, each one contiguous range of bytes.
 //!
 //! A block is `[layers][2][kv_heads]` tiles of 32 tokens. Keys lie in token lanes, so that a dot product with 32 of them
-//! needs no sum across lanes: float32 `[D][32]`, bf16 `[D / 2][32][2]`. Values lie in rows `[32][D]`.
+//! needs no sum across lanes: float32 `[D][32]`, bf16 `[D / 2][32][2]`, where the 16 even tokens come before the odd ones.
+//! Values lie in rows: float32 `[32][D]`, bf16 in pairs of tokens `[16][D][2]`.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
@@ -117,7 +118,7 @@ impl KvCache {
     pub const fn layout_name(&self) -> &'static str {
         match self.dtype {
             Dtype::F32 => "f32-lanes32",
-            Dtype::Bf16 => "bf16-lanes32",
+            Dtype::Bf16 => "bf16-pairs32",
         }
     }
 

@@ -50,4 +50,4 @@ pub use probe::ReadProbe;
 pub use rope::RopeTable;
 
 /// Names the order of operations. It changes whenever the bits of any kernel may change, and is part of the numerics id.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;

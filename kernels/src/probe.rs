@@ -104,11 +104,13 @@ mod tests {
 
     #[test]
     fn a_probe_is_as_large_as_asked_and_reads() {
+        #[repr(align(8))]
+        struct Aligned([u8; 512]);
         let probe = ReadProbe::new(3_000_000).unwrap();
         assert!((3_000_000..3_001_000).contains(&probe.bytes()));
         probe.read(&Pool::new(2).unwrap());
         assert_eq!(
-            sum_words(&[1; 512]),
+            sum_words(&Aligned([1; 512]).0),
             0x0101_0101_0101_0101_u64.wrapping_mul(64)
         );
     }

@@ -52,12 +52,19 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn round(a: Self::F) -> Self::F;
     /// `2^n` for whole `n` in -126..=127.
     unsafe fn exp2_whole(n: Self::F) -> Self::F;
+    /// `2^(n - 127)`, n being the low eight bits of `t`.
+    unsafe fn power(t: Self::F) -> Self::F;
     /// `x` in the first `n` lanes, `y` in the others.
     unsafe fn first(n: usize, x: Self::F, y: Self::F) -> Self::F;
     unsafe fn to_array(v: Self::F) -> [f32; LANES];
 
     unsafe fn splat_pair(pair: u32) -> Self::P;
     unsafe fn load_pairs(from: *const u32) -> Self::P;
+    unsafe fn store_pairs(to: *mut u32, pairs: Self::P);
+    /// Rounds as [`to_bf16`] does what is zero, or not below [`BF16_LEAST`], or NaN.
+    unsafe fn round_pairs(even: Self::F, odd: Self::F) -> Self::P;
+    /// The bits of the pairs that the mask has too.
+    unsafe fn mask_pairs(pairs: Self::P, mask: u32) -> Self::P;
     /// The even elements, widened.
     unsafe fn even(pairs: Self::P) -> Self::F;
     /// The odd elements, widened.

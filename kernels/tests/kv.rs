@@ -27,7 +27,7 @@ fn sizes_and_names() {
     let kv = KvCache::new(30, 3, 64, 4, Dtype::Bf16).unwrap();
     assert_eq!(kv.block_bytes(), 23_040 * 32);
     assert_eq!(kv.bytes(), 4 * kv.block_bytes());
-    assert_eq!(kv.layout_name(), "bf16-lanes32");
+    assert_eq!(kv.layout_name(), "bf16-pairs32");
     let kv = KvCache::new(30, 3, 64, 4, Dtype::F32).unwrap();
     assert_eq!(kv.block_bytes(), 46_080 * 32);
     assert_eq!(kv.layout_name(), "f32-lanes32");

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyworker.engine.planner import Planner
     from pyworker.engine.policies import Policies
     from pyworker.engine.request import Request
+    from pyworker.runner.safepoint import Safepoint
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +74,12 @@ class EngineCore:
         self._concurrent = host if isinstance(host, ConcurrentHost) else None
         return self._capabilities
 
+    @property
+    def safepoint(self) -> Safepoint | None:
+        """What asks rows to leave a step in progress; none where the runner has no such thing."""
+        found: Safepoint | None = getattr(self._runner, "safepoint", None)
+        return found
+
     def submit(self, request: Request) -> None:
         """Take a request; a higher attempt replaces a lower one without a word, a lower one is ignored.
 
@@ -116,8 +123,9 @@ class EngineCore:
             result = self._run(out, host)
             steps = self._scheduler.update_from_output(out, result)
             self._orders.settle()
-        except SlackwaterError as error:
-            self._failure = error
+        except Exception as error:
+            # Whatever it was, the step may have been counted in part.
+            self._failure = error if isinstance(error, SlackwaterError) else SlackwaterError(f"a bug: {error!r}")
             self.flush()
             raise
         self._add_snapshot(steps)
@@ -146,11 +154,13 @@ class EngineCore:
         )
 
     def close(self) -> None:
-        """Free the runner's buffers. Idempotent."""
+        """End the threads and free the runner's buffers. Idempotent."""
         if not self._closed:
             self._closed = True
             if self._planner is not None:
                 self._planner.close()
+            if self._grammar is not None:
+                self._grammar.close()
             self._runner.close()
 
     def _idle(self, host: EngineHost) -> bool:

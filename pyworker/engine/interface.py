@@ -131,7 +131,7 @@ class Speculator(Protocol):
         """Learn what came of the drafts (there may be none): `token_ids` were emitted and are in `output_ids` now."""
 
     def observe_step(self, num_tokens: int, num_rows: int, step_micros: int) -> None:
-        """Learn what a step of so many tokens and requests took."""
+        """Learn what a step of so many tokens and requests took; 0 tokens where some have left it on the way."""
 
     def forget(self, request_id: str) -> None:
         """Drop what is known of a request."""
@@ -144,7 +144,9 @@ class GrammarEngine(Protocol):
         """Start compiling the request's grammar; returns at once."""
 
     def poll(self, request: Request) -> str | None:
-        """`"ready"` once the request may run, `None` while it compiles, else the error code that ends it."""
+        """`"ready"` once the request may run, `None` while it compiles, else the error code that ends it: also of one
+        that has run, if its grammar broke its bounds since.
+        """
 
     def message(self, request_id: str) -> str:
         """What to tell about a grammar whose `poll` gave an error code; may be empty."""
@@ -169,6 +171,9 @@ class GrammarEngine(Protocol):
 
     def forget(self, request_id: str) -> None:
         """Drop what is known of a request."""
+
+    def close(self) -> None:
+        """End whatever compiles. Idempotent."""
 
 
 class ModelRunner(Protocol):

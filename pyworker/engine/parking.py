@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from pyworker.engine.config import EngineConfig
     from pyworker.engine.metrics import EngineMetrics
-    from pyworker.engine.outputs import ParkedSlice
+    from pyworker.engine.outputs import ParkedSlice, SchedulerOutput
     from pyworker.engine.request import Request
     from pyworker.kvcache.manager import KVCacheManager
 
@@ -18,20 +18,24 @@ if TYPE_CHECKING:
 class JoinPolicy(Protocol):
     """When parked rows may go on."""
 
-    def may_join(self, parked: ParkedSlice, now: int) -> bool:
-        """Whether this slice may join the step that is being scheduled. `now` in microseconds."""
+    def may_join(self, parked: ParkedSlice, out: SchedulerOutput, now: int) -> bool:
+        """Whether this slice may join the step that is being scheduled, which holds its online rows by now. `now` in
+        microseconds.
+        """
 
 
 class JoinWhenCalm:
-    """As soon as nobody presses offline rows to leave. `is_pressed` looks at the safepoint's byte; without it nobody
-    ever does.
+    """As soon as nobody presses offline rows to leave, and nobody in the step waits for a first token: it was for that
+    one that they left. `is_pressed` looks at the safepoint's byte; without it nobody ever presses.
     """
 
     def __init__(self, is_pressed: Callable[[], bool] | None = None) -> None:
         self._is_pressed = is_pressed
 
-    def may_join(self, parked: ParkedSlice, now: int) -> bool:  # noqa: ARG002 the protocol's signature
+    def may_join(self, parked: ParkedSlice, out: SchedulerOutput, now: int) -> bool:  # noqa: ARG002 the protocol's
         """The same answer for every slice."""
+        if any(not request.is_offline and not request.output_ids for request in out.requests.values()):
+            return False
         return self._is_pressed is None or not self._is_pressed()
 
 

@@ -34,6 +34,9 @@ class ClassOrder:
     Tokens have been seen of the preempted ones and the resumed ones.
     """
 
+    is_steady = True
+    """The order of those that wait changes only when one comes or goes."""
+
     def key(self, request: Request, now: int) -> tuple[int, ...]:  # noqa: ARG002 the protocol's signature
         """The class's rank; then 0 for a request that was under way before, 1 for a fresh one; then when it is due."""
         under_way = request.status is RequestStatus.PREEMPTED or bool(request.output_ids)
@@ -45,7 +48,9 @@ class WaitingQueue:
 
     def __init__(self, policy: OrderPolicy) -> None:
         self._policy = policy
+        self._is_steady = bool(getattr(policy, "is_steady", False))
         self._requests: dict[str, Request] = {}
+        self._ordered: list[Request] | None = None
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -53,16 +58,27 @@ class WaitingQueue:
     def add(self, request: Request) -> None:
         """Let a request wait."""
         self._requests[request.request_id] = request
+        self._ordered = None
 
     def remove(self, request: Request) -> None:
         """Take a request out. Does nothing if it does not wait."""
         if self._requests.get(request.request_id) is request:
             del self._requests[request.request_id]
+            self._leave_order(request)
 
     def in_order(self, now: int) -> list[Request]:
-        """All that wait, next one first. Those seen for the first time have come now."""
+        """All that wait, next one first; not to be changed. Those seen for the first time have come now."""
+        if self._ordered is not None and self._is_steady:
+            return self._ordered
         for request in self._requests.values():
             if request.queued_micros is None:
                 request.queued_micros = now
         key = self._policy.key
-        return sorted(self._requests.values(), key=lambda request: (key(request, now), request.arrival))
+        self._ordered = sorted(self._requests.values(), key=lambda request: (key(request, now), request.arrival))
+        return self._ordered
+
+    def _leave_order(self, request: Request) -> None:
+        """Take a request out of the order that is kept, which somebody may be walking through: of a copy."""
+        if self._ordered is not None:
+            self._ordered = self._ordered.copy()
+            self._ordered.remove(request)

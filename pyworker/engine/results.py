@@ -72,12 +72,10 @@ class Results:
             request.request_id, request.attempt, len(request.output_ids), num_cached_tokens=request.num_cached_tokens
         )
         if row.error is not None:
-            self._roster.drop(request, RequestStatus.FINISHED_ERROR)
-            return failed(output, row.error, row.message)
+            return self._failed(request, output, row.error, row.message)
         kept = append_tokens(request, row.token_ids, self._config, self._grammar)
         if not kept.allowed:
-            self._roster.drop(request, RequestStatus.FINISHED_ERROR)
-            return failed(output, INTERNAL, "a token came that the grammar does not allow")
+            return self._failed(request, output, INTERNAL, "a token came that the grammar does not allow")
         if request.params.prompt_logprobs is not None:
             output.prompt_logprobs = new_prompt_logprobs(request, row)
         request.num_computed_tokens += num_tokens - len(drafts) + max(0, kept.num_tokens - 1)
@@ -90,6 +88,15 @@ class Results:
             output.finish = _FINISH[kept.status]
             self._roster.drop(request, kept.status)
         return output
+
+    def _failed(self, request: Request, output: RequestOutput, code: str, message: str) -> RequestOutput:
+        """End a request. Where its grammar has broken its own bounds, that is the reason."""
+        if self._grammar is not None and request.params.grammar is not None:
+            state = self._grammar.poll(request)
+            if state not in (None, "ready"):
+                code, message = state, self._grammar.message(request.request_id)
+        self._roster.drop(request, RequestStatus.FINISHED_ERROR)
+        return failed(output, code, message)
 
     def _count(self, out: SchedulerOutput, outputs: Sequence[RequestOutput]) -> None:
         self._metrics.observe_step(len(out.num_scheduled_tokens))

@@ -186,7 +186,9 @@ class Scheduler:
         self._entrance.observe_step(steps.step_micros)
         steps.outputs += self._results.apply(out, result)
         if self._speculator is not None:
-            self._speculator.observe_step(out.total_tokens, len(out.num_scheduled_tokens), steps.step_micros)
+            # A step that rows have left tells nothing of what so many tokens take.
+            num_tokens = 0 if any(row.parked for row in result.rows.values()) else out.total_tokens
+            self._speculator.observe_step(num_tokens, len(out.num_scheduled_tokens), steps.step_micros)
         steps.kv_events = self._kv_cache.take_events()
         return steps
 
@@ -207,7 +209,7 @@ class Scheduler:
         for lot in lots:
             num_tokens = sum(lot.slice.num_tokens.values())
             is_there = not lot.has_online and all(name in self._roster.parking for name in lot.slice.num_tokens)
-            if is_there and num_tokens <= budget.left and self._joins.may_join(lot.slice, now):
+            if is_there and num_tokens <= budget.left and self._joins.may_join(lot.slice, out, now):
                 budget.spend(num_tokens)
                 self._join([lot], out)
 

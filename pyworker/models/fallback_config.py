@@ -32,8 +32,9 @@ _ALIBI_MODELS = ("bloom", "mpt")
 class FallbackConfig:
     """The properties that the memory plan and the cache need.
 
-    `parameter_shapes` counts a tied head twice: it is packed, and the embedding is not. The last of `linear_shapes` is
-    the head. `windows` by layer.
+    `parameter_shapes` counts a tied head twice: it is packed, and the embedding is not. What no backend packs is flat
+    there: it stays float32. The last of `linear_shapes` is the head, the others are those of the layers. `windows` by
+    layer.
     """
 
     folder: Path
@@ -99,6 +100,7 @@ def read_fallback(folder: Path, data: Mapping[str, Any]) -> FallbackConfig:
     layers = _count(config, "num_hidden_layers", path)
     head = (_count(config, "vocab_size", path), hidden)
     linears = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    shapes = [(linear.out_features, linear.in_features) for linear in linears]
     return FallbackConfig(
         folder=folder,
         num_hidden_layers=layers,
@@ -108,12 +110,19 @@ def read_fallback(folder: Path, data: Mapping[str, Any]) -> FallbackConfig:
         hidden_size=hidden,
         vocab_size=_count(config, "vocab_size", path),
         max_position_embeddings=_count(config, "max_position_embeddings", path),
-        parameter_shapes=tuple(
-            tuple(parameter.shape) for _, parameter in model.named_parameters(remove_duplicate=False)
-        ),
-        linear_shapes=(*dict.fromkeys((linear.out_features, linear.in_features) for linear in linears), head),
+        parameter_shapes=_parameter_shapes(model),
+        linear_shapes=(*dict.fromkeys(shape for shape in shapes if shape != head), head),
         windows=_windows(config, layers, path),
     )
+
+
+def _parameter_shapes(model: Any) -> tuple[tuple[int, ...], ...]:  # noqa: ANN401
+    shapes: list[tuple[int, ...]] = []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            packed = name == "weight" and type(module) is torch.nn.Linear
+            shapes.append(tuple(parameter.shape) if packed else (parameter.numel(),))
+    return tuple(shapes)
 
 
 def empty_model(config: Any, path: str) -> Any:  # noqa: ANN401

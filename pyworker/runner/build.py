@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ from pyworker.models.registry import check_weights, load_model, read_config, rea
 from pyworker.runner.backends.base import BLOCK_SIZE
 from pyworker.runner.footprint import Footprint, native_footprint, reference_footprint
 from pyworker.runner.host_memory import memory_limit, resident_bytes
-from pyworker.runner.memory import Limits, MemoryPlan, check_resident, fit_model_len, plan_memory
+from pyworker.runner.memory import Limits, MemoryPlan, check_resident, fit_model_len, most_cache_bytes, plan_memory
 from pyworker.runner.model_runner import TorchModelRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyworker.models.registry import Model, ModelConfig
     from pyworker.runner.backends.base import Backend, StepSizes
 
@@ -75,14 +78,16 @@ def build_runner(
     weights = Weights(model_dir)
     check_weights(config, weights)
     eos_ids = read_eos_ids(model_dir, config.vocab_size)
-    footprint = asked.footprint(config, limits)
-    plan = plan_memory(config, limits, memory_limit(), footprint)
+    limit = memory_limit()
+    footprint = asked.footprint(config, limits, most_cache_bytes(limits, limit))
+    plan = plan_memory(config, limits, limit, footprint)
     max_model_len = fit_model_len(config, limits, plan)
     hashed = weights_hash((*weights.files, model_dir / "config.json"))
     before = resident_bytes()
     made = asked.make(footprint.sizes)
-    model = load_model(config, weights, made)
-    weights.close()
+    with _taking(plan):
+        model = load_model(config, weights, made)
+        weights.close()
     capabilities = EngineCapabilities(
         model_name=model_name,
         weights_hash=hashed,
@@ -108,11 +113,23 @@ def build_runner(
         park_max_bytes=limits.park_max_bytes,
         max_step_drafts=limits.max_step_drafts,
     )
-    runner = TorchModelRunner(model, made, plan, limits, eos_ids)
+    with _taking(plan):
+        runner = TorchModelRunner(model, made, plan, limits, eos_ids)
     if made.name == "native":
         # The others touch their memory when a step needs it.
         check_resident(plan, before, resident_bytes())
     return BuiltRunner(runner, engine_config, capabilities, plan)
+
+
+@contextmanager
+def _taking(plan: MemoryPlan) -> Iterator[None]:
+    """Memory that the plan counted on and the system does not give is the plan's error."""
+    from slackwater._native import kernels
+
+    try:
+        yield
+    except kernels.KernelError as error:
+        raise ConfigError("memory", plan.total, f"planned, but the kernels refuse: {error}") from error
 
 
 def _features(model: Model) -> tuple[str, ...]:
@@ -121,7 +138,7 @@ def _features(model: Model) -> tuple[str, ...]:
     if model.batch_invariant:
         words.append("seeded_exact")
     if model.can_drop_rows:
-        words.append("row_drop")
+        words += ["row_drop", "safepoint"]
     return tuple(words)
 
 
@@ -154,11 +171,15 @@ class Asked:
         if self._isa is None and self.kv_dtype != self.dtype:
             raise ConfigError("--kv-dtype", native.kv_dtype, f"backend {name} keeps keys and values in {self.dtype}")
 
-    def footprint(self, config: ModelConfig, limits: Limits) -> Footprint:
-        """What a model will take."""
+    def footprint(self, config: ModelConfig, limits: Limits, cache_bytes: int) -> Footprint:
+        """What a model will take with a cache of at most so many bytes.
+
+        Raises:
+            ConfigError: an attention that the backend is not made for.
+        """
         if self._isa is None:
-            return reference_footprint(config, limits)
-        return native_footprint(config, limits, self.dtype, self.kv_dtype, self._threads())
+            return reference_footprint(config, limits, cache_bytes)
+        return native_footprint(config, limits, self.dtype, self.kv_dtype, self._threads(), cache_bytes)
 
     def features(self) -> tuple[str, ...]:
         """Words of READY: the instruction set in use."""

@@ -64,12 +64,20 @@ class MemoryPlan:
         return "\n".join(f"  {name:<12}{size / (1 << 20):>10.1f} MiB" for name, size in rows)
 
 
+def most_cache_bytes(limits: Limits, limit: int) -> int:
+    """The most that the KV cache may become within this worker's share of `limit` bytes, whatever else there is."""
+    if limits.kv_cache_bytes is not None:
+        return limits.kv_cache_bytes
+    return min(limit // limits.workers // _KV_SHARE, _KV_DEFAULT_MAX)
+
+
 def plan_memory(config: ModelConfig, limits: Limits, limit: int, footprint: Footprint) -> MemoryPlan:
     """Lay out the memory of a model under `limits` within this worker's share of `limit` bytes.
 
     Raises:
         ConfigError: it cannot fit; the text has the table and the largest cache, context and slots that would.
     """
+    most_cache = most_cache_bytes(limits, limit)
     limit //= limits.workers
     block = footprint.kv_block
     max_model_len = limits.max_model_len or config.max_position_embeddings
@@ -82,14 +90,16 @@ def plan_memory(config: ModelConfig, limits: Limits, limit: int, footprint: Foot
     }
     rest = limit - sum(parts.values())
     most = limits.max_num_seqs * -(-max_model_len // BLOCK_SIZE)
-    if limits.kv_cache_bytes is not None:
-        blocks = limits.kv_cache_bytes // block
-    else:
-        blocks = min(max(0, rest - _HEADROOM), limit // _KV_SHARE, _KV_DEFAULT_MAX) // block
-        blocks = min(blocks, most)
+    blocks = most_cache // block
+    if limits.kv_cache_bytes is None:
+        blocks = min(blocks, max(0, rest - _HEADROOM) // block, most)
     plan = MemoryPlan({**parts, "kv_cache": (blocks + 1) * block}, blocks + 1, limit)
     if blocks < 1 or plan.total > limit:
         _refuse(plan, limits, rest // block - 1, block, max_model_len)
+    loading = _INTERPRETER + footprint.workspace + footprint.loading
+    if loading > limit:
+        allowed = f"at least {loading} bytes: it is loaded in float32 before it is packed"
+        raise ConfigError("memory", limit, allowed)
     return plan
 
 

@@ -16,6 +16,10 @@ _MOST_COUNTED = 64
 """Suffixes whose counts a new token raises: those of a long repetition would be as many as its tokens."""
 
 
+_MOST_FOLLOWING = 256
+"""All that followed is looked at for each guess. Behind a run that so much can follow, guessing is not worth it."""
+
+
 class SuffixAutomaton:
     """States are numbers. At most two states and three transitions a token."""
 
@@ -65,10 +69,10 @@ class SuffixAutomaton:
     def likeliest(self, state: int) -> tuple[int, int, float] | None:
         """The token that followed most often, the state behind it, and its share of all that followed.
 
-        Equal ones by lower token id.
+        Equal ones by lower token id. `None` where nothing followed, or so much that nothing is likely.
         """
         following = self._next[state]
-        if not following:
+        if not 0 < len(following) <= _MOST_FOLLOWING:
             return None
         counts = self._count
         total = sum(counts[after] for after in following.values())

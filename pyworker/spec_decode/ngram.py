@@ -19,7 +19,7 @@ _SIZES = (3, 2)
 _SHORT_MATCH_NEEDS = 0.5
 """A match of two tokens is believed only of a request whose guesses come true more often than this."""
 _DECAY = 0.98
-_AT_ONCE = 2_048
+_AT_ONCE = 512
 """Tokens of a long text that one step takes in: it must not wait for all of them."""
 
 
@@ -84,8 +84,12 @@ class NgramProposer:
         return Draft(tuple(draft), size)
 
     def observe(self, request: Request, tokens: Sequence[int]) -> None:
-        """Learn the tokens, and whether the last guess was right."""
-        history = self._history(request)
+        """Learn the tokens, and whether the last guess was right. Of a long text that is not known yet the next guess
+        takes in a piece, once a step.
+        """
+        history = self._histories.get(request.request_id)
+        if history is None or len(history.tokens) + len(tokens) >= request.num_tokens:
+            history = self._history(request)
         guess = self._pending.pop(request.request_id, ())
         if guess and tokens:
             history.accepted = history.accepted * _DECAY + (guess[0] == tokens[0])

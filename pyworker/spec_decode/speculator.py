@@ -85,7 +85,10 @@ class GatedSpeculator:
             self._acceptance.observe(request_id, name, draft.match_len, len(drafts), accepted)
 
     def observe_step(self, num_tokens: int, num_rows: int, step_micros: int) -> None:
-        """Learn the step's time, and settle: what guesses added is shared by number, what they saved by token."""
+        """Learn the step's time, and settle: what guesses added is shared by number, what they saved by token.
+
+        Where the number of tokens is not known (0) nothing is learnt, and guesses are taken to have added nothing.
+        """
         outcomes, self._outcomes = self._outcomes, {}
         self._cost.observe(num_tokens, step_micros)
         total = sum(outcome.num_drafts for outcome in outcomes.values())

@@ -97,6 +97,7 @@ class SuffixProposer:
     def __init__(self, tenant_bytes: int = 64 << 20) -> None:
         self._most_states = max(1_024, tenant_bytes // _STATE_BYTES)
         self._tenants: OrderedDict[int, _Tenant] = OrderedDict()
+        self._num_states = 0
         self._requests: dict[str, _Own] = {}
 
     def propose(self, request: Request, k: int) -> Draft:
@@ -119,9 +120,11 @@ class SuffixProposer:
             draft.append(token)
         return Draft(tuple(draft), best.length) if draft else NO_DRAFT
 
-    def observe(self, request: Request, tokens: Sequence[int]) -> None:  # noqa: ARG002 - the request has them
-        """Learn what is new."""
-        self._own(request)
+    def observe(self, request: Request, tokens: Sequence[int]) -> None:
+        """Learn what is new. Of a long text that is not known yet the next guess takes in a piece, once a step."""
+        own = self._requests.get(request.request_id)
+        if own is None or len(own.tokens) + len(tokens) >= request.num_tokens:
+            self._own(request)
 
     def forget(self, request_id: str) -> None:
         """Keep the output for the tenant, and drop the rest."""
@@ -130,19 +133,22 @@ class SuffixProposer:
             return
         output = own.tokens[own.num_prompt :][-_OUTPUT_TOKENS:]
         if output:
-            tenant = self._tenants.setdefault(own.salt, _Tenant())
-            self._tenants.move_to_end(own.salt)
+            tenant = self._tenants.pop(own.salt, None)
+            before = 0 if tenant is None else tenant.num_states
+            self._tenants[own.salt] = tenant = tenant or _Tenant()
             tenant.add(output, self._most_states)
+            self._num_states += tenant.num_states - before
             self._evict()
 
     @property
     def num_states(self) -> int:
         """States that remember past outputs."""
-        return sum(tenant.num_states for tenant in self._tenants.values())
+        return self._num_states
 
     def _evict(self) -> None:
-        while len(self._tenants) > 1 and self.num_states > self._most_states:
-            self._tenants.popitem(last=False)
+        while len(self._tenants) > 1 and self._num_states > self._most_states:
+            _, tenant = self._tenants.popitem(last=False)
+            self._num_states -= tenant.num_states
 
     def _own(self, request: Request) -> _Own:
         own = self._requests.get(request.request_id)

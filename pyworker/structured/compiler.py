@@ -6,6 +6,7 @@ and not by patience: nothing could stop it from outside.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -22,11 +23,20 @@ if TYPE_CHECKING:
 
     from pyworker.engine.request import Grammar
 
+_logger = logging.getLogger(__name__)
+
 INVALID: Final = "grammar_invalid"
 TOO_COMPLEX: Final = "grammar_too_complex"
+_INTERNAL: Final = "internal"
 
 _LIMIT_SECONDS: Final = 2.0
+_MASK_SECONDS: Final = 0.25
+_TOO_SLOW: Final = "it takes too long to say which tokens may come"
 _MOST_QUEUED: Final = 256
+_STACK_BYTES: Final = 256 << 20
+"""The compiler goes down one call for each rule behind a rule: some kilobytes each, up to 30. What `translate` lets
+through needs less than half of this, of which only what is touched is ever taken.
+"""
 _CACHE_BYTES: Final = 64 << 20
 _BYTES_A_GRAMMAR: Final = 64 << 10
 _BYTES_A_CHARACTER: Final = 32
@@ -72,27 +82,28 @@ class GrammarCompiler:
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
         self._limits = LLParserLimits(verbose_errors=False)
-        self._thread = ThreadPoolExecutor(1, "grammars")
+        self._thread = _deep_thread()
         self._lock = threading.Lock()
         self._cache: OrderedDict[Grammar, tuple[Compiled, int]] = OrderedDict()
         self._cached_bytes = 0
-        self._queued = 0
+        self._pending: dict[Grammar, Compilation] = {}
 
     def start(self, grammar: Grammar) -> Compilation:
-        """Compile it, or find it compiled."""
-        future: Future[Compiled] = Future()
+        """Compile it, find it compiled, or wait with others who want the same."""
         with self._lock:
             known = self._cache.get(grammar)
             if known is not None:
                 self._cache.move_to_end(grammar)
-                future.set_result(known[0])
-                return Compilation(future, [])
-            if self._queued >= _MOST_QUEUED:
-                future.set_result(Compiled(None, TOO_COMPLEX, "too many grammars wait to be compiled"))
-                return Compilation(future, [])
-            self._queued += 1
-        began: list[float] = []
-        return Compilation(self._thread.submit(self._compile, grammar, began), began)
+                return _settled(known[0])
+            pending = self._pending.get(grammar)
+            if pending is not None:
+                return pending
+            if len(self._pending) >= _MOST_QUEUED:
+                return _settled(Compiled(None, TOO_COMPLEX, "too many grammars wait to be compiled"))
+            began: list[float] = []
+            compilation = Compilation(self._thread.submit(self._compile, grammar, began), began)
+            self._pending[grammar] = compilation
+            return compilation
 
     def close(self) -> None:
         """End the thread; what is being compiled is finished first."""
@@ -105,11 +116,15 @@ class GrammarCompiler:
 
     def _compile(self, grammar: Grammar, began: list[float]) -> Compiled:
         began.append(time.monotonic())
-        compiled = self._try(grammar)
+        try:
+            compiled = self._try(grammar)
+        except BaseException:  # a panic of the compiler is no Exception; neither may reach the engine
+            _logger.exception("a grammar of %d characters could not be compiled", len(grammar.text))
+            compiled = Compiled(None, _INTERNAL, "the grammar's compiler failed")
         size = _BYTES_A_GRAMMAR + _BYTES_A_CHARACTER * len(grammar.text)
         with self._lock:
-            self._queued -= 1
-            if grammar not in self._cache and size <= _CACHE_BYTES:
+            del self._pending[grammar]
+            if compiled.code != _INTERNAL and size <= _CACHE_BYTES:
                 self._cache[grammar] = compiled, size
                 self._cached_bytes += size
             while self._cached_bytes > _CACHE_BYTES:
@@ -126,18 +141,21 @@ class GrammarCompiler:
         if not matcher.is_error():
             trial = _tried(matcher)
             if not trial.is_error():
-                return Compiled(matcher)
+                return Compiled(matcher) if _is_quick(matcher) else Compiled(None, TOO_COMPLEX, _TOO_SLOW)
             matcher = trial
         return Compiled(None, *fault_of(matcher))
 
 
 def fault_of(matcher: LLMatcher) -> tuple[str, str]:
     """The code and the text for what is wrong with a matcher that is in error."""
-    message = matcher.get_error()
-    if not message or message == _NOTHING:
+    message = _first_lines(matcher.get_error())
+    if message.startswith("panic"):
+        _logger.warning("the compiler of grammars gave up: %s", message)
+        return TOO_COMPLEX, "the grammar is too large"
+    if message in ("", _NOTHING):
         return INVALID, "nothing can match it"
     is_complex = any(word in message.lower() for word in _COMPLEXITY)
-    return TOO_COMPLEX if is_complex else INVALID, _first_lines(message)
+    return TOO_COMPLEX if is_complex else INVALID, message
 
 
 def _tried(matcher: LLMatcher) -> LLMatcher:
@@ -149,6 +167,30 @@ def _tried(matcher: LLMatcher) -> LLMatcher:
     if not trial.is_error():
         trial.consume_tokens(trial.compute_ff_tokens()[:_TRIAL_TOKENS])
     return trial
+
+
+def _is_quick(matcher: LLMatcher) -> bool:
+    """Whether a mask is made fast enough, now that all is warm: all requests of a step wait for it."""
+    began = time.monotonic()
+    matcher.deep_copy().compute_bitmask()
+    return time.monotonic() - began < _MASK_SECONDS
+
+
+def _settled(compiled: Compiled) -> Compilation:
+    future: Future[Compiled] = Future()
+    future.set_result(compiled)
+    return Compilation(future, [])
+
+
+def _deep_thread() -> ThreadPoolExecutor:
+    """One thread with a stack that the deepest grammars fit; begun here, for the size is said to all that begin."""
+    pool = ThreadPoolExecutor(1, "grammars")
+    usual = threading.stack_size(_STACK_BYTES)
+    try:
+        pool.submit(int).result()
+    finally:
+        threading.stack_size(usual)
+    return pool
 
 
 def _first_lines(text: str) -> str:

@@ -12,12 +12,23 @@ from pyworker.engine.request import GrammarKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llguidance._lib import JsonCompileOptions
+
     from pyworker.engine.request import Grammar
 
-MOST_TEXT = 512 * 1024
-"""Characters of a grammar; a larger one would only be refused later."""
+MOST_TEXT = 128 * 1024
+"""Characters of a grammar. The time that a compilation takes may grow with their square, it cannot be stopped, and all
+other grammars wait for it: some of this size take five seconds.
+"""
 _MOST_CHOICES = 10_000
 _MOST_TAGS = 128
+_MOST_RULES = 4_096
+"""Rules of a Lark grammar: the compiler goes down one call for each in a chain of them."""
+_MOST_DEPTH = 8_192
+"""References of a schema, times the depth to which it is nested: no chain of calls is longer."""
+
+_JSON: JsonCompileOptions = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}
+"""White space between two parts of JSON has an end: a small model asked for JSON may write nothing else."""
 
 
 class GrammarError(Exception):
@@ -46,12 +57,36 @@ def _json_schema(text: str) -> str:
     schema = json.loads(text)
     if not isinstance(schema, dict | bool):
         raise GrammarError("json_schema: a schema is an object, true or false")
-    return LLMatcher.grammar_from_json_schema(text)
+    _check_depth(schema)
+    return LLMatcher.grammar_from_json_schema(text, defaults=_JSON)
+
+
+def _check_depth(schema: object) -> None:
+    """Refuse chains of references that would take the compiler's stack."""
+    num_refs = deepest = 0
+    open_ = [(schema, 1)]
+    while open_:
+        value, depth = open_.pop()
+        deepest = max(deepest, depth)
+        if isinstance(value, dict):
+            num_refs += isinstance(value.get("$ref"), str)
+            open_ += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            open_ += [(inner, depth + 1) for inner in value]
+    if num_refs * deepest > _MOST_DEPTH:
+        raise GrammarError(f"{num_refs} references in a schema {deepest} deep are too many", too_large=True)
+
+
+def _lark(text: str) -> str:
+    # Each rule has a colon, and so has each reference of a schema inside; nothing else has many.
+    if text.count(":") > _MOST_RULES:
+        raise GrammarError(f"lark: more than {_MOST_RULES} rules", too_large=True)
+    return LLMatcher.grammar_from_lark(text)
 
 
 def _json_object(text: str) -> str:
     del text
-    return LLMatcher.grammar_from_json_schema('{"type": "object"}')
+    return LLMatcher.grammar_from_json_schema('{"type": "object"}', defaults=_JSON)
 
 
 def _choice(text: str) -> str:
@@ -81,11 +116,14 @@ def _structural_tag(text: str) -> str:
 
 
 def _tag(structure: dict[str, Any], triggers: list[str]) -> StructTag:
-    begin = structure["begin"]
+    begin, end, schema = structure["begin"], structure["end"], structure["schema"]
+    if not isinstance(begin, str) or not isinstance(end, str):
+        raise GrammarError("structural_tag: begin and end are texts")
+    _check_depth(schema)
     fitting = [trigger for trigger in triggers if trigger and begin.startswith(trigger)]
     if not fitting:
         raise GrammarError(f"structural_tag: no trigger begins {begin!r}")
-    return StructTag(trigger=max(fitting, key=len), begin=begin, grammar=structure["schema"], end=structure["end"])
+    return StructTag(trigger=max(fitting, key=len), begin=begin, grammar=schema, end=end)
 
 
 _TRANSLATORS: dict[GrammarKind, Callable[[str], str]] = {
@@ -93,6 +131,6 @@ _TRANSLATORS: dict[GrammarKind, Callable[[str], str]] = {
     GrammarKind.JSON_OBJECT: _json_object,
     GrammarKind.REGEX: _regex,
     GrammarKind.CHOICE: _choice,
-    GrammarKind.LARK: LLMatcher.grammar_from_lark,
+    GrammarKind.LARK: _lark,
     GrammarKind.STRUCTURAL_TAG: _structural_tag,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from llguidance import LLExecutor, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
 
-from pyworker.structured.compiler import TOO_COMPLEX, GrammarCompiler, fault_of
+from pyworker.structured.compiler import GrammarCompiler, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from pyworker.runner.safepoint import Yield
+
 if TYPE_CHECKING:
     from pyworker.engine.request import Request
+    from pyworker.runner.safepoint import Safepoint
     from pyworker.wire.frame import Parts
 
 _CANCELS_PER_SUBMIT: Final = 4
@@ -54,10 +57,15 @@ class Batch:
 
 
 class Inbox:
-    """From the link to the engine. At most `capacity` requests wait in it."""
+    """From the link to the engine. At most `capacity` requests wait in it.
 
-    def __init__(self, capacity: int) -> None:
+    While one that somebody waits for is in it, the `safepoint` asks offline rows to leave the step in progress. It is
+    raised and cleared with the queue's lock held, so that no wake-up is lost and none comes late.
+    """
+
+    def __init__(self, capacity: int, safepoint: Safepoint | None = None) -> None:
         self._capacity = capacity
+        self._safepoint = safepoint
         self._changed = threading.Condition()
         self._orders: list[Request | CancelOrder] = []
         self._num_submits = 0
@@ -87,6 +95,8 @@ class Inbox:
                 return False
             self._orders.append(request)
             self._num_submits += 1
+            if self._safepoint is not None and not request.is_offline:
+                self._safepoint.ask(Yield.OFFLINE_LEAVES)
             self._changed.notify()
             return True
 
@@ -130,12 +140,14 @@ class Inbox:
             self._changed.notify()
 
     def take(self, timeout: float) -> Batch:
-        """All that is there, waited for at most `timeout` seconds. Called by the engine's thread."""
+        """All that is there, waited for at most `timeout` seconds. Called by the engine's thread between two steps."""
         with self._changed:
             if timeout > 0 and not self._pending():
                 self._idle = True
                 self._changed.wait(timeout)
             self._idle = False
+            if self._safepoint is not None:
+                self._safepoint.clear()
             batch = Batch(self._generation, self._reset, self._orders, self._credits, self._stop, self._asked)
             self._orders, self._credits, self._num_submits = [], {}, 0
             self._reset = self._stop_is_news = self._asked = False

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.http import Stream, call, masked, stream_events, text_of
+from support.http import Stream, call, choices_of, masked, stream_events, text_of
 from support.metrics import resumes, value, wait_for_value
 from support.server import Server
 
@@ -111,21 +111,11 @@ def test_kill_9_leaves_choices_and_logprobs_as_they_are_without(two_workers: Ser
                 two_workers.kill_worker(two_workers.busy_worker())
         events = stream.raw
 
-    def by_choice(events: list[str]) -> list[list[Any]]:
-        """What each choice is made of, whatever the events that it came in."""
-        found: list[list[Any]] = [["", [], [], []], ["", [], [], []]]
-        for event in events[:-1]:
-            [choice] = json.loads(event)["choices"]
-            kept = found[choice["index"]]
-            kept[0] += choice["text"]
-            kept[1] += choice.get("token_ids", [])
-            kept[2] += (choice["logprobs"] or {}).get("token_logprobs", [])
-            kept[3] += [choice["finish_reason"]] if choice["finish_reason"] else []
-        return found
-
-    assert by_choice(events) == by_choice(undisturbed)
-    assert [kept[3] for kept in by_choice(events)] == [["length"], ["length"]]
-    assert [(len(kept[1]), len(kept[2])) for kept in by_choice(events)] == [(200, 202)] * 2
+    wanted = choices_of(undisturbed)
+    assert choices_of(events) == wanted
+    assert [(c.finishes, len(c.token_ids), len(c.token_logprobs)) for c in wanted.values()] == [
+        (["length"], 200, 202)
+    ] * 2
     assert (events[-1], undisturbed[-1]) == ("[DONE]", "[DONE]")
     while resumes(two_workers.ops) <= before:
         pass

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.http import Stream, call, masked, stream_events, text_of
+from support.http import Stream, call, choices_of, masked, stream_events, text_of
 from support.metrics import resumes, value, wait_for_value
 from support.server import Server
 
@@ -50,8 +50,8 @@ def two_workers() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 0.9, "top_p": 0.9, "seed": 11}])
-def test_kill_9_in_the_middle_leaves_the_same_events(two_workers: Server, sampling: dict[str, Any]) -> None:
-    body = ask(3, 1500, stream_options={"include_usage": True}, **sampling)
+def test_kill_9_in_the_middle_leaves_the_same_stream(two_workers: Server, sampling: dict[str, Any]) -> None:
+    body = ask(3, 1500, stream_options={"include_usage": True}, return_token_ids=True, **sampling)
     undisturbed = stream_events(two_workers.api, COMPLETIONS, body)
     before = resumes(two_workers.ops)
     with Stream(two_workers.api, COMPLETIONS, body) as stream:
@@ -59,7 +59,9 @@ def test_kill_9_in_the_middle_leaves_the_same_events(two_workers: Server, sampli
             if index == 20:
                 two_workers.kill_worker(two_workers.busy_worker())
         events = stream.raw
-    assert masked(events) == masked(undisturbed)
+    # Which tokens share an event depends on the guesses of the moment; all else is equal.
+    assert choices_of(events) == choices_of(undisturbed)
+    assert masked(events[-2:]) == masked(undisturbed[-2:])
     while resumes(two_workers.ops) <= before:
         pass
     for worker in ("w0", "w1"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ from pyworker.cli import main
 from pyworker.config import Options, build_engine, default_of, flag_of, options_of
 from pyworker.engine.interface import EngineHost
 from pyworker.errors import ConfigError
-from pyworker.models.prepare import Prepared
+from pyworker.models.prepare import Prepared, prepare
 from pyworker.runner.memory import Limits
 from pyworker.runner.sim_model import write_sim_model
 from pyworker.transport.launch import FileToken, FixedToken, resolve_endpoint, resolve_token
@@ -125,3 +128,26 @@ def test_the_token_is_given_or_in_a_file(tmp_path: Path) -> None:
     assert isinstance(beside, FileToken)
     with pytest.raises(ConfigError):
         resolve_token("tcp://127.0.0.1:80", None)
+
+
+def test_a_tokeniser_that_grammars_cannot_be_made_for_costs_only_the_grammars(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(prepare("tiny").model_dir, folder)
+    options = Options(kv_cache_bytes=1 << 22)
+
+    def features() -> set[str]:
+        engine = build_engine(Prepared("mine", folder), options, {})
+        try:
+            return set(engine.attach(NoHost()).features)
+        finally:
+            engine.close()
+
+    whole = features()
+    assert {"grammar", "row_drop", "safepoint"} <= whole
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "decoder": None}))
+    with caplog.at_level(logging.WARNING, "pyworker.config"):
+        assert features() == whole - {"grammar"}
+    assert [record for record in caplog.messages if "no structured output" in record]

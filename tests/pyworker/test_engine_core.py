@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pytest
 from support.engine_rig import Rig, config_for_test, oracle_of, request_for_test, rig_for_test
-from support.scheduler_stubs import StubSpeculator, right_drafts
+from support.scheduler_stubs import Pressure, StubSpeculator, right_drafts
 
 from pyworker.engine.interface import EngineHost
 from pyworker.engine.outputs import FinishReason, ModelRunnerOutput, RowResult, SchedulerOutput
 from pyworker.engine.policies import Policies
-from pyworker.engine.request import RequestClass, SamplingParams
+from pyworker.engine.request import Request, RequestClass, SamplingParams
 from pyworker.errors import DuplicateAttempt, EngineFailed, IntegrityError, SlackwaterError
 from pyworker.runner.sim import SimRunner
 
@@ -363,7 +364,7 @@ def test_a_failed_step_is_run_again_without_drafts_and_joins_and_with_its_copies
 
     runner.sim.execute = watched  # type: ignore[method-assign]
     speculator = StubSpeculator(lambda request: right_drafts(request, 2))
-    rig = rig_for_test(runner, Policies(speculator=speculator))
+    rig = rig_for_test(runner, Policies(speculator=speculator, joins=Pressure()))
     offline = request_for_test("off", [5, 6, 7], klass=RequestClass.OFFLINE)
     choices = [
         request_for_test(name, list(range(10)), params=SamplingParams(max_tokens=12, seed=index), group=("g", index))
@@ -389,3 +390,23 @@ def test_a_failed_step_is_run_again_without_drafts_and_joins_and_with_its_copies
     rig.run()
     for request in (offline, *choices):
         assert rig.host.tokens(request.request_id) == oracle_of(request)
+
+
+def test_a_bug_outside_the_runner_ends_the_engine_too() -> None:
+    """What is not foreseen may have left a step half counted: nothing more is taken, so that no token can be wrong."""
+
+    def guess(request: Request) -> list[int]:
+        raise ZeroDivisionError(request.request_id)
+
+    rig = rig_for_test(policies=Policies(speculator=StubSpeculator(guess)))
+    submit(rig, "a")
+    with pytest.raises(ZeroDivisionError):
+        rig.run()
+    for again in (rig.engine.step, partial(rig.engine.submit, request_for_test("b", [1]))):
+        with pytest.raises(SlackwaterError, match="a bug: ZeroDivisionError") as caught:
+            again()
+        assert caught.value.exit_code == 70
+    rig.engine.cancel("a")
+    rig.engine.grant("a", 5)
+    assert rig.engine.stats().num_running == 1
+    rig.engine.close()

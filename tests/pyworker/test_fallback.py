@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.model_steps import chunk_batch, embedded, greedy, load, logits_by, logits_in_chunks, save_random
 
-from pyworker.errors import ModelLoadError, UnsupportedModel
+from pyworker.errors import ConfigError, ModelLoadError, UnsupportedModel
 from pyworker.models.fallback import load_fallback
 from pyworker.models.fallback_check import PlainAttention
 from pyworker.models.fallback_config import read_fallback
@@ -22,6 +22,8 @@ from pyworker.models.registry import read_config
 from pyworker.runner.backends.native import NativeBackend
 from pyworker.runner.backends.reference import ReferenceBackend
 from pyworker.runner.flow import Flow
+from pyworker.runner.footprint import native_footprint
+from pyworker.runner.memory import Limits, plan_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +90,39 @@ def test_what_would_be_wrong_is_refused_before_any_weight_is_read(tmp_path: Path
         read_config(tmp_path)
     assert caught.value.path == str(tmp_path / "config.json")
     assert caught.value.what.startswith(text)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gemma2", "gpt_neox"])
+def test_a_step_of_any_size_fits_the_planned_workspace(tmp_path: Path, name: str, dtype: str) -> None:
+    architecture, changes = RIGHT[name]
+    save_random(tmp_path, architecture, {**BASE, **changes, "vocab_size": 3001})
+    config, limits = read_config(tmp_path), Limits(max_num_seqs=130, max_num_batched_tokens=160)
+    footprint = native_footprint(config, limits, dtype, dtype, 2)
+    backend = NativeBackend(2, dtype, sizes=footprint.sizes)
+    model = load(tmp_path, backend)
+    batch = chunk_batch([(range(3, 163), 0, 160, 1)])
+    kv = backend.kv_cache(model.kv_spec, 6)
+    through = model.forward(backend, batch, kv, Flow(backend, batch, [], b"\0", lambda: None))
+    assert through is not None
+    assert model.logits(backend, through[0], batch.logit_rows[:130]).shape == (130, 3001)
+    # The head has room for its rows, and not for every token of a step.
+    assert 0.2 * backend.workspace.nbytes < 4 * backend.workspace.peak <= backend.workspace.nbytes
+
+
+def test_the_plan_counts_what_is_not_packed_and_the_weights_before_they_are(tmp_path: Path) -> None:
+    architecture, changes = RIGHT["gemma2"]
+    theirs = save_random(tmp_path, architecture, {**BASE, **changes})
+    config, limits = read_config(tmp_path), Limits()
+    footprint = native_footprint(config, limits, "bfloat16", "bfloat16", 1)
+    linears = [module.weight.numel() for module in theirs.modules() if isinstance(module, torch.nn.Linear)]
+    kept = sum(parameter.numel() for parameter in theirs.parameters()) - sum(linears) + 101 * 48
+    padded = sum(module.weight.shape[1] * -(-module.weight.shape[0] // 32) * 32
+                 for module in theirs.modules() if isinstance(module, torch.nn.Linear))  # fmt: skip
+    assert footprint.weights == 4 * kept + 2 * padded
+    assert footprint.loading == 4 * (kept + sum(linears))
+    with pytest.raises(ConfigError, match=r"memory \d+: at least \d+ bytes: it is loaded in float32"):
+        plan_memory(config, limits, 4 << 30, replace(footprint, loading=4 << 30))
 
 
 def test_attention_sinks_are_refused_at_load(tmp_path: Path) -> None:

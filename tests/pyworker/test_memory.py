@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from support.model_rig import built_for_test, model_dir
 
 from pyworker.errors import ConfigError
 from pyworker.models.tiny import CONFIG
+from pyworker.runner.backends.base import StepSizes
 from pyworker.runner.footprint import native_footprint, reference_footprint
 from pyworker.runner.host_memory import memory_limit, resident_bytes
-from pyworker.runner.memory import Limits, MemoryPlan, check_resident, fit_model_len, plan_memory
+from pyworker.runner.memory import Limits, MemoryPlan, check_resident, fit_model_len, most_cache_bytes, plan_memory
+from slackwater._native import kernels
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -150,6 +153,39 @@ def test_a_plan_that_cannot_fit_shows_its_table() -> None:
     assert [line.split()[0] for line in text.splitlines()[1:]] == [*PARTS, "total", "limit"]
     with pytest.raises(ConfigError, match="nothing fits beside the weights"):
         planned(Limits(park_max_bytes=GIB), GIB)
+
+
+def test_no_room_is_planned_for_contexts_that_the_cache_cannot_hold() -> None:
+    config = replace(CONFIG, max_position_embeddings=1 << 20)
+
+    def sizes(cache_bytes: int | None, **limits: int) -> StepSizes:
+        return native_footprint(config, Limits(**limits), "float32", "float32", 2, cache_bytes).sizes
+
+    assert sizes(None).positions == 1 << 20
+    assert sizes(64 * BLOCK + 5).positions == 64 * 32
+    assert sizes(64 * BLOCK).activations == sizes(None, max_model_len=64 * 32).activations
+    assert sizes(64 * BLOCK, max_model_len=100).positions == 100
+    assert sizes(5).positions == 1
+    assert most_cache_bytes(Limits(workers=4), 40 * GIB) == 4 * GIB
+    assert most_cache_bytes(Limits(workers=4), 8 * GIB) == GIB
+    assert most_cache_bytes(Limits(workers=4, kv_cache_bytes=7), 8 * GIB) == 7
+    assert reference_footprint(config, Limits(), 64 * BLOCK).sizes.positions == 64 * 32
+
+
+def test_memory_that_the_system_refuses_is_an_error_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise kernels.KernelError("no memory for 7 bytes")
+
+    for what in ("KvCache", "GateUp"):
+        monkeypatch.setattr(kernels, what, refuse)
+        with pytest.raises(ConfigError, match=r"^memory \d+: planned, but the kernels refuse: no memory for 7 bytes$"):
+            built_for_test("tiny", "native")
+
+
+def test_heads_that_the_kernels_are_not_made_for_are_refused_by_the_plan() -> None:
+    with pytest.raises(ConfigError, match="--backend native: the head size is 260") as caught:
+        native_footprint(replace(CONFIG, head_dim=260), Limits(), "float32", "float32", 1)
+    assert caught.value.exit_code == 2
 
 
 def test_the_reference_keeps_everything_in_float32() -> None:

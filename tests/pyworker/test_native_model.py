@@ -100,7 +100,7 @@ def test_ready_says_what_computes() -> None:
     assert lowest == ("float32", full[1], "f32-lanes32", {"isa:portable"})
     assert half[0] == "bfloat16"
     assert half[1] == full[1].replace("f32-", "bf16-", 1)
-    assert (half[2], half[3]) == ("bf16-lanes32", {"isa:portable"})
+    assert (half[2], half[3]) == ("bf16-pairs32", {"isa:portable"})
     if best != "portable":
         assert ready("auto")[0] == "bfloat16"
         assert ready("bfloat16")[1] == half[1]

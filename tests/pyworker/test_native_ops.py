@@ -340,6 +340,10 @@ def test_other_operations_refuse_what_does_not_fit() -> None:
         (lambda: kernels.PackedLinear(values(0, 3, 2).numpy().T), "weight is not C-contiguous"),
         (lambda: kernels.GateUp(values(0, 3, 2).numpy(), values(0, 2, 2).numpy()), "up has shape"),
         (lambda: kernels.AttnSpec(4, 3, 16, 1.0), "4 heads do not divide into 3 groups"),
+        (lambda: kernels.AttnSpec(2**63, 2**63, 16, 1.0), "9223372036854775808 heads, expected 1 to 65536"),
+        (lambda: kernels.AttnSpec(4, 2, 0, 1.0), "the head size is 0, expected an even number up to 256"),
+        (lambda: kernels.AttnSpec(4, 2, 2**64 - 1, 1.0), "the head size is 18446744073709551615"),
+        (lambda: kernels.AttnSpec(4, 2, 16, 1.0, None, None, 0.0), "softcap is 0.0, expected a positive number"),
         (lambda: kernels.KvCache(2, 2, 15, 8, "float32"), "the head size is 15"),
         (lambda: kernels.KvCache(2, 2, 16, 8, "int8"), "unknown number format"),
         (lambda: kernels.RopeTable(np.array([np.inf], np.float32), 1.0, 8), "frequency of pair 0"),
@@ -354,6 +358,30 @@ def test_other_operations_refuse_what_does_not_fit() -> None:
         kernels.linear(x.numpy(), rig.weight, workspace, pool)  # type: ignore[arg-type]
     assert issubclass(kernels.KernelError, ValueError)
     assert issubclass(kernels.KernelPanic, RuntimeError)
+
+
+def test_indices_that_another_thread_changes_meanwhile_are_those_that_were_looked_at() -> None:
+    pool, workspace = kernels.Pool(2), kernels.Workspace(1 << 22)
+    weight, x = kernels.PackedLinear(values(0, 32, 16).numpy()), workspace.from_numpy(values(1, 64, 16).numpy())
+    backwards = np.arange(50_000, dtype=np.int32)[::-1] % 64
+    rows, stop = backwards.copy(), threading.Event()
+
+    def spoil_rows() -> None:
+        while not stop.is_set():
+            rows[:] = 2**31 - 1
+            rows[:] = backwards
+
+    thread = threading.Thread(target=spoil_rows)
+    thread.start()
+    try:
+        for _ in range(2000):
+            # Refused or computed; a copy that is half old and half new is still one that was looked at.
+            with suppress(kernels.KernelError):
+                kernels.logits(x, weight, rows, workspace, pool)
+    finally:
+        stop.set()
+        thread.join()
+    assert kernels.logits(x, weight, backwards, workspace, pool).shape == (50_000, 32)
 
 
 def test_no_rows_are_no_work() -> None:

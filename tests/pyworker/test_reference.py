@@ -211,7 +211,10 @@ def test_bf16_rounds_to_the_nearest_and_ties_to_even() -> None:
 
 
 def test_bf16_rounds_operands_and_nothing_else() -> None:
-    """Against float64 on operands that were rounded before: the difference is that of float32 sums."""
+    """Against float64 on operands that were rounded before: the difference is that of float32 sums.
+
+    Attention rounds its weights too, each by one part in 512 at most.
+    """
     backend = ReferenceBackend("bfloat16")
     weight, bias, x = rows_for_test(40, 96, 1), rows_for_test(1, 40, 2)[0], rows_for_test(9, 96, 3)
     got = backend.linear(x, backend.prepare_linear(weight, bias))
@@ -226,7 +229,7 @@ def test_bf16_rounds_operands_and_nothing_else() -> None:
     turned[:, : 6 * 16] = exact.round_bf16(qkv[:, : 6 * 16] * spec.scale)
     turned[:, 6 * 16 :] = exact.round_bf16(qkv[:, 6 * 16 :])
     whole = attend_in_chunks(qkv, [300], list(range(1, 11)), spec=spec, dtype="bfloat16")
-    assert float(np.abs(whole.double().numpy() - naive_attention(turned, replace(spec, scale=1.0))).max()) < 5e-6
+    assert float(np.abs(whole.double().numpy() - naive_attention(turned, replace(spec, scale=1.0))).max()) < 8e-3
     parts = attend_in_chunks(qkv, [1, 258, 41], list(range(30, 40)), math.nan, spec=spec, dtype="bfloat16")
     assert parts.numpy().tobytes() == whole.numpy().tobytes()
 
@@ -235,7 +238,7 @@ def test_the_types_have_names_of_their_own() -> None:
     backends = [ReferenceBackend(), ReferenceBackend("bfloat16"), ReferenceBackend("bfloat16", kv_dtype="float32")]
     assert [backend.kv_layout for backend in backends] == ["f32-rows32", "bf16-rows32", "f32-rows32"]
     ids = [backend.numerics(SPEC, LINEARS).rpartition("-")[0] for backend in backends]
-    assert ids == ["f32-reference1", "bf16-reference1", "bf16-reference1-kvf32"]
+    assert ids == ["f32-reference2", "bf16-reference2", "bf16-reference2-kvf32"]
     assert [b.kv_cache(KVCacheSpec(1, 2, 16), 2).data.dtype for b in backends[:2]] == [torch.float32, torch.bfloat16]
     with pytest.raises(ConfigError, match="--dtype float16: known are float32, bfloat16"):
         ReferenceBackend("float16")
@@ -315,7 +318,7 @@ def test_the_numerics_id_knows_the_shapes_of_the_model() -> None:
     ]
     assert len(set(ids)) == 6
     assert backend.numerics(SPEC, LINEARS) == ids[0]
-    assert re.fullmatch(r"f32-reference1-[0-9a-f]{6}", ids[0])
+    assert re.fullmatch(r"f32-reference2-[0-9a-f]{6}", ids[0])
 
 
 @pytest.mark.parametrize("function", ["np.cos", "torch.bmm", "F.linear"])

@@ -166,6 +166,21 @@ def test_all_pairs_are_covered() -> None:
     assert len(pairs) == sum(len(x) * len(y) for x, y in itertools.combinations(FACTORS.values(), 2))
 
 
+@pytest.mark.parametrize("isa", kernels.available_isas())
+def test_every_instruction_set_draws_the_tokens_of_the_model(isa: str) -> None:
+    # As it is installed: what the optimiser makes of a test's build says nothing about a release's.
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, (300, 512)).astype(np.float32)
+    rows = [(sampling.RequestSampler(512, seed=row), row, [], -1) for row in range(300)]
+    kernels.set_isa(isa)
+    try:
+        found = sampling.sample(logits.copy(), rows, None, POOL)
+    finally:
+        kernels.set_isa("auto")
+    want = [choose(logits[row], ModelRequest(seed=row), row, []).token_id for row in range(300)]
+    assert [row.token_id for row in found] == want
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_every_pair_of_parameters_gives_the_tokens_of_the_model(seed: int) -> None:
     rng = np.random.default_rng(seed)

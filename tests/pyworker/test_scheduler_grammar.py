@@ -66,6 +66,16 @@ def test_a_token_against_the_grammar_is_our_bug_and_is_not_handed_out() -> None:
     assert w.host.finish("other") is FinishReason.LENGTH
 
 
+def test_a_grammar_that_breaks_its_bounds_on_the_way_is_what_is_to_blame() -> None:
+    w, grammar = grammar_world()
+    grammar.refuses_at, grammar.breaks = 3, True
+    w.add(guided("a", "0"))
+    w.run()
+    last = w.host.outputs("a")[-1]
+    assert (last.finish, last.error_code, last.error_message) == (FinishReason.ERROR, "grammar_too_complex", "0")
+    assert (len(w.host.tokens("a")), w.kv_cache.usage().used) == (3, 0)
+
+
 def test_with_a_grammar_an_end_token_is_the_end_though_more_was_asked_for() -> None:
     w, _ = grammar_world()
     w.add(guided("probe", "0"))

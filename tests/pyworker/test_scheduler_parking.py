@@ -171,3 +171,15 @@ def test_a_slice_with_a_row_that_somebody_waits_for_goes_on_at_once() -> None:
     w.scheduler.update_from_output(out, result)
     again = w.scheduler.schedule(0)
     assert (again.num_scheduled_tokens, [parked.state for parked in again.joins]) == ({"a": 3}, [state])
+
+
+def test_a_step_that_rows_have_left_tells_the_speculator_no_size() -> None:
+    speculator = StubSpeculator(lambda _: [])
+    w = world_for_test(Policies(joins=Pressure(), speculator=speculator), LAYERS)
+    for name, klass in (("on", RequestClass.STANDARD), ("off", RequestClass.OFFLINE)):
+        w.add(request_for_test(name, [1, 2, 3], params=LONG, klass=klass))
+    w.step()
+    park(w)
+    w.step()
+    assert [(num_tokens, num_rows) for num_tokens, num_rows, _ in speculator.steps] == [(6, 2), (0, 2), (2, 2)]
+    check_all(w)

@@ -75,7 +75,7 @@ from pyworker.errors import InvalidRequest
         ({"stop": ("",)}, "invalid_request", "stop"),
         ({"stop": ("\u00e9" * 129,)}, "invalid_request", "stop"),
         ({"stop": "x" * 257}, "invalid_request", "stop"),
-        ({"grammar": Grammar(GrammarKind.REGEX, "a" * 500_001)}, "invalid_request", "grammar"),
+        ({"grammar": Grammar(GrammarKind.REGEX, "a" * 524_289)}, "invalid_request", "grammar"),
         ({"grammar": Grammar(GrammarKind.REGEX, "a")}, "unsupported_parameter", "grammar"),
         ({"group": "g" * 129}, "invalid_request", "group"),
         ({"expected_output": -1}, "invalid_request", "expected_output"),

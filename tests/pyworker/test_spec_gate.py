@@ -123,6 +123,18 @@ def test_guesses_that_never_come_true_cost_little() -> None:
     assert total < 1.02 * plain
 
 
+def test_a_step_of_unknown_size_settles_accounts_and_teaches_nothing() -> None:
+    speculator = GatedSpeculator(Wrong())
+    one = Request("r", 0, [1], SamplingParams(), output_ids=[2])
+    for _ in range(5):
+        for size in (1, 2, 3):
+            speculator.observe_step(size, 1, 1_000)
+    speculator.observe(one, [1, 1], [2])
+    speculator.observe_step(0, 1, 10)
+    assert speculator._outcomes == {}
+    assert speculator._cost.curve(1, 3) == [1_000.0] * 3
+
+
 def test_names() -> None:
     assert make_speculator("off") is None
     assert make_speculator("suffix") is not None

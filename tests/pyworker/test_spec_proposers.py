@@ -143,3 +143,36 @@ def test_a_long_prompt_is_taken_in_piece_by_piece(make: type) -> None:
         steps += 1
         assert steps < 40
     assert steps > 1
+
+
+@pytest.mark.parametrize("make", [NgramProposer, SuffixProposer])
+def test_of_a_long_prompt_one_piece_is_taken_in_a_step(make: type) -> None:
+    """A step asks for guesses once and tells what came once; together they take in no more than one piece."""
+    proposer, one = make(), request([token % 50 for token in range(6_000)])
+    for pieces in range(1, 6):
+        proposer.propose(one, 2)
+        one.output_ids.append(7)
+        proposer.observe(one, [7])
+        known = proposer._histories["r"] if make is NgramProposer else proposer._requests["r"]
+        assert len(known.tokens) == 512 * pieces
+
+
+def test_behind_a_token_that_anything_follows_nothing_is_guessed() -> None:
+    prompt = [part for token in range(300) for part in (1, 10 + token)]
+    assert SuffixProposer().propose(request([*prompt[:200], 1]), 3).tokens == ()  # equally many times: not likely
+    automaton = SuffixAutomaton()
+    state = 0
+    for token in prompt:
+        state = automaton.extend(state, token)
+    assert automaton.likeliest(automaton.advance(0, 0, [1])[0]) is None
+    assert automaton.likeliest(automaton.advance(0, 0, [10])[0]) is not None
+
+
+def test_the_count_of_states_is_that_of_all_tenants() -> None:
+    proposer, rng = SuffixProposer(tenant_bytes=320 * 2_048), random.Random(7)
+    for index in range(80):
+        output = [rng.randrange(9) for _ in range(rng.randint(0, 90))]
+        one = request([1], output, salt=rng.randrange(12))
+        proposer.observe(one, [])
+        proposer.forget("r")
+        assert proposer.num_states == sum(tenant.num_states for tenant in proposer._tenants.values()), index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -165,6 +165,7 @@ def test_kinds(guidance: LLGuidance, byte_ids: dict[int, int], kind: GrammarKind
         (GrammarKind.LARK, "start: nowhere"),
         (GrammarKind.STRUCTURAL_TAG, "{}"),
         (GrammarKind.STRUCTURAL_TAG, '{"structures": [{"begin": "<g>", "schema": {}, "end": ""}], "triggers": ["<f"]}'),
+        (GrammarKind.STRUCTURAL_TAG, '{"structures": [{"begin": 1, "schema": {}, "end": ""}], "triggers": ["<f"]}'),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_a_reason(guidance: LLGuidance, kind: GrammarKind, text: str) -> None:
@@ -252,3 +253,96 @@ def test_greedy_walks_give_texts_that_match(guidance: LLGuidance, byte_ids: dict
             assert set(found) == {"a", "b"}
             assert re.fullmatch(r"x|yy", found["b"])
         guidance.forget(one.request_id)
+
+
+def chain(kind: GrammarKind, length: int) -> str:
+    """A grammar whose rules lead from one to the next."""
+    links = range(length)
+    if kind is GrammarKind.LARK:
+        rules = "\n".join(f"r{n}: r{n + 1}" for n in links)
+        return f'start: r0\n{rules}\nr{length}: "a"'
+    defs: dict[str, object] = {
+        f"r{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/r{n + 1}"}}} for n in links
+    }
+    schema = {"$ref": "#/$defs/r0", "$defs": defs | {f"r{length}": {"type": "string"}}}
+    if kind is GrammarKind.JSON_SCHEMA:
+        return json.dumps(schema)
+    return json.dumps({"structures": [{"begin": "<f>", "schema": schema, "end": "<"}], "triggers": ["<f"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [(GrammarKind.LARK, 4_000), (GrammarKind.JSON_SCHEMA, 1_300), (GrammarKind.STRUCTURAL_TAG, 1_300)],
+)
+def test_the_longest_chain_of_rules_fits_the_compilers_stack(
+    guidance: LLGuidance, kind: GrammarKind, longest: int
+) -> None:
+    fits = request(kind, chain(kind, longest))
+    assert settle(guidance, fits) == READY, guidance.message("r")
+    allowed(guidance, fits)
+    assert settle(guidance, request(kind, chain(kind, 8_000))) == "grammar_too_complex"
+
+
+def test_a_compiler_that_raises_ends_the_request_and_not_the_engine(
+    guidance: LLGuidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(grammar: Grammar) -> str:
+        raise BaseException(grammar.text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler_module, "translate", panic)
+        assert settle(guidance, request(GrammarKind.REGEX, "once more")) == "internal"
+    assert settle(guidance, request(GrammarKind.REGEX, "once more")) == READY
+
+
+def test_where_the_compiler_panicked_nothing_of_it_is_told() -> None:
+    class Panicked:
+        def get_error(self) -> str:
+            return "panic: assertion failed: symbols.len() < u16::MAX\n<backtrace>\n 0: <unknown>"
+
+    matcher: Any = Panicked()
+    assert compiler_module.fault_of(matcher) == ("grammar_too_complex", "the grammar is too large")
+
+
+def test_a_mask_that_takes_long_is_too_complex(guidance: LLGuidance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler_module, "_MASK_SECONDS", 0.0)
+    assert settle(guidance, request(GrammarKind.REGEX, "slow to say")) == "grammar_too_complex"
+
+
+def test_all_who_want_the_same_grammar_wait_for_one_compilation(
+    guidance: LLGuidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    translate = compiler_module.translate
+
+    def slowly(grammar: Grammar) -> str:
+        compiled.append(grammar)
+        time.sleep(0.05)
+        return translate(grammar)
+
+    monkeypatch.setattr(compiler_module, "translate", slowly)
+    choices = [request(GrammarKind.REGEX, "wanted by many", request_id=f"many{index}") for index in range(8)]
+    for one in choices:
+        guidance.begin(one)
+    while None in [guidance.poll(one) for one in choices]:
+        guidance.wait(20_000)
+    assert [guidance.poll(one) for one in choices] == [READY] * 8
+    assert len(compiled) == 1
+    for one in choices:
+        guidance.forget(one.request_id)
+
+
+@pytest.mark.parametrize("kind", GrammarKind)
+def test_a_text_that_could_keep_the_compiler_for_long_is_not_tried(guidance: LLGuidance, kind: GrammarKind) -> None:
+    assert settle(guidance, request(kind, " " * (128 * 1024 + 1))) == "grammar_too_complex"
+
+
+def test_white_space_has_an_end(guidance: LLGuidance, byte_ids: dict[int, int]) -> None:
+    one = request(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), request_id="space")
+    assert settle(guidance, one) == READY
+    one.output_ids += [byte_ids[ord("{")]] + [byte_ids[ord(" ")]] * 31
+    assert guidance.accept(one, one.output_ids)
+    assert byte_ids[ord(" ")] in allowed(guidance, one)[0]
+    one.output_ids.append(byte_ids[ord(" ")])
+    assert guidance.accept(one, one.output_ids)
+    assert allowed(guidance, one)[0] == {byte_ids[ord('"')]}

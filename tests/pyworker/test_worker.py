@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from support.fake_router import TOKEN, FakeRouter, rows
-from support.worker_rig import SETTINGS, VOCAB, GatedEngine, oracle_engine, running, short_folder
+from support.engine_rig import config_for_test, request_for_test
+from support.fake_router import PATIENCE, TOKEN, FakeRouter, rows
+from support.worker_rig import SETTINGS, VOCAB, GatedEngine, StoppedClock, oracle_engine, running, short_folder
 
+from pyworker.engine.core import EngineCore
+from pyworker.engine.request import RequestClass
 from pyworker.errors import IntegrityError, LinkError
-from pyworker.runner.sim import oracle_tokens
+from pyworker.runner.safepoint import Safepoint, Yield
+from pyworker.runner.sim import SimRunner, oracle_tokens, sim_capabilities
+from pyworker.transport.mailbox import Inbox
 from pyworker.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -486,3 +492,50 @@ def test_what_the_prefix_cache_holds_is_told_as_it_changes_and_when_it_is_asked(
         assert isinstance(again.body, wire.BlocksStored)
         assert len(again.ids) == 6 * again.body.num_blocks > 0
         assert sorted(again.ids) == sorted(word for words in told for word in words)
+
+
+def test_an_online_arrival_makes_offline_rows_leave_the_step_that_runs(router: FakeRouter) -> None:
+    """It arrives in the first of four layers: its first token comes before all of the offline request's, whose slice
+    goes on where it was and is not computed again.
+    """
+    entered, go = threading.Event(), threading.Event()
+
+    def pass_layer(_: int) -> None:
+        entered.set()
+        assert go.wait(PATIENCE)
+
+    config = config_for_test(max_num_batched_tokens=64)
+    runner = SimRunner(config, layers=4, step_micros=(4, 0), sleep=pass_layer)
+    engine = EngineCore(config, runner, StoppedClock(), sim_capabilities(config))
+    prompt = list(range(40))
+    with running(router, engine):
+        link = router.join()
+        link.submit(A, prompt, class_=wire.RequestClass.offline)
+        assert link.next(wire.Accepted)
+        assert entered.wait(PATIENCE)
+        link.submit(B, PROMPT)
+        assert link.next(wire.Accepted)
+        go.set()
+        first = link.next(wire.StepOutputs)
+        assert [(output.request_id, tokens) for output, tokens in rows(first)] == [(B, oracle(1))]
+        found = link.collect([(A, 1), (B, 1)])
+        assert found[A, 1].tokens == oracle(8, prompt)
+        assert found[B, 1].tokens == oracle(8)[1:]
+        stats = await_idle(link)
+    counted = {metric.name: metric.value for metric in stats.metrics}
+    assert (counted[wire.MetricName.parked_slices], counted[wire.MetricName.parked_tokens_wasted]) == (1, 0)
+
+
+def test_the_safepoint_is_raised_exactly_while_somebody_waits_in_the_inbox() -> None:
+    safepoint = Safepoint()
+    inbox = Inbox(2, safepoint)
+    assert inbox.put_submit(request_for_test("off", [1], klass=RequestClass.OFFLINE))
+    assert safepoint.level is Yield.GO_ON
+    assert inbox.put_submit(request_for_test("on", [1]))
+    assert safepoint.level is Yield.OFFLINE_LEAVES
+    assert len(inbox.take(0.0).orders) == 2
+    assert safepoint.level is Yield.GO_ON
+    for _ in range(2):
+        assert inbox.put_submit(request_for_test("off", [1], klass=RequestClass.OFFLINE))
+    assert not inbox.put_submit(request_for_test("refused", [1]))
+    assert safepoint.level is Yield.GO_ON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import signal
 import sys
@@ -83,6 +84,13 @@ def test_own_engine(tmp_path: Path) -> None:
             link.next(wire.Bye)
             router.cut()
             assert ended(process) == (0, "", "")
+
+
+def test_a_form_is_filled_in(tmp_path: Path) -> None:
+    code, out, err = run(sys.executable, example("structured"), folder=tmp_path)
+    assert code == 0, err
+    forms = [ast.literal_eval(line) for line in out.splitlines()]
+    assert [(sorted(form), form["mood"] in ("calm", "rough")) for form in forms] == [(["mood", "name"], True)] * 3
 
 
 class TestOwnEngineKeepsTheContract(EngineContract):

@@ -95,6 +95,29 @@ def text_of(events: list[str]) -> str:
     return "".join(parts)
 
 
+@dataclass
+class Choice:
+    """One choice of a completions stream, put together from its events."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    token_logprobs: list[float | None] = field(default_factory=list)
+    finishes: list[str] = field(default_factory=list)
+
+
+def choices_of(events: list[str]) -> dict[int, Choice]:
+    """What each choice of a completions stream is made of, by its index, whatever the events that it came in."""
+    found: dict[int, Choice] = {}
+    for event in events:
+        for choice in [] if event == "[DONE]" else json.loads(event)["choices"]:
+            kept = found.setdefault(choice["index"], Choice())
+            kept.text += choice["text"]
+            kept.token_ids += choice.get("token_ids") or []
+            kept.token_logprobs += (choice["logprobs"] or {}).get("token_logprobs", [])
+            kept.finishes += [choice["finish_reason"]] if choice["finish_reason"] else []
+    return found
+
+
 class _Connection(http.client.HTTPConnection):
     receive_bytes: int | None = None
 

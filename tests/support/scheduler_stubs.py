@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pyworker.engine.outputs import ParkedSlice
+    from pyworker.engine.outputs import ParkedSlice, SchedulerOutput
     from pyworker.engine.request import Request
 
 
@@ -82,6 +82,9 @@ class StubGrammar:
     followed: dict[str, int] = field(default_factory=dict)
     waited: list[int] = field(default_factory=list)
     refuses_at: int = -1
+    breaks: bool = False
+    """Whether it refuses because it broke its bounds."""
+    broken: set[str] = field(default_factory=set)
 
     def begin(self, request: Request) -> None:
         assert request.request_id not in self.known
@@ -90,6 +93,8 @@ class StubGrammar:
 
     def poll(self, request: Request) -> str | None:
         words = self.words(request)
+        if request.request_id in self.broken:
+            return "grammar_too_complex"
         if not words[0].isdigit():
             return words[0]
         self.polls[request.request_id] += 1
@@ -121,6 +126,7 @@ class StubGrammar:
         assert self.followed[name] == first
         self.followed[name] += len(token_ids)
         if self.refuses_at in range(first, len(request.output_ids)):
+            self.broken |= {name} if self.breaks else set()
             return False
         return all(allows(first + index, token) for index, token in enumerate(token_ids))
 
@@ -132,6 +138,9 @@ class StubGrammar:
         self.known.pop(request_id, None)
         self.followed.pop(request_id, None)
         self.polls.pop(request_id, None)
+
+    def close(self) -> None:
+        """It has no thread."""
 
     @staticmethod
     def words(request: Request) -> list[str]:
@@ -170,7 +179,8 @@ class Pressure:
 
     on: bool = False
 
-    def may_join(self, parked: ParkedSlice, now: int) -> bool:
+    def may_join(self, parked: ParkedSlice, out: SchedulerOutput, now: int) -> bool:
         assert parked.num_tokens
+        assert not set(parked.num_tokens) & set(out.num_scheduled_tokens)
         assert now >= 0
         return not self.on

@@ -23,10 +23,12 @@ pub(crate) fn embed(
     table: &PackedLinear,
     workspace: &Workspace,
 ) -> PyResult<Buf> {
-    let ids = lent(ids.as_slice(), "ids")?;
+    let ids = copied(&ids, "ids")?;
     let out = workspace.buf(ids.len(), table.inner.depth())?;
     let mut to = out.write("out")?;
-    guarded(py, false, || kernels::embed(ids, &table.inner, to.floats()))?;
+    guarded(py, false, || {
+        kernels::embed(&ids, &table.inner, to.floats())
+    })?;
     drop(to);
     Ok(out)
 }
@@ -151,7 +153,7 @@ pub(crate) fn logits<'py>(
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let packed = &head.inner;
     check_shape("x", [x.rows, x.columns], [x.rows, packed.depth()])?;
-    let rows = lent(rows.as_slice(), "rows")?;
+    let rows = copied(&rows, "rows")?;
     let out = workspace.buf(rows.len(), packed.columns())?;
     let scratch = workspace.chunk(packed.scratch_len(rows.len()))?;
     let from = x.read("x")?;
@@ -163,7 +165,7 @@ pub(crate) fn logits<'py>(
     guarded(py, long, || {
         kernels::logits(
             from.floats(),
-            rows,
+            &rows,
             packed,
             to.floats(),
             words.words(),
@@ -311,6 +313,11 @@ fn both(first: &Buf, out: &Buf, fill: impl FnOnce(&mut [f32])) -> PyResult<()> {
     head.copy_from_slice(from.floats());
     fill(tail);
     Ok(())
+}
+
+/// Indices of our own: numpy lets other threads write to an array that a call has borrowed, after its door was passed.
+fn copied(ids: &PyReadonlyArray1<'_, i32>, what: &str) -> PyResult<Vec<i32>> {
+    Ok(lent(ids.as_slice(), what)?.to_vec())
 }
 
 fn held(scratch: &Chunk) -> PyResult<Writing<'_>> {

@@ -3,8 +3,12 @@
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use slackwater_kernels as kernels;
+use slackwater_kernels::kv::MAX_HEAD_DIM;
 
 use super::{KernelError, check_shape, guarded, lent, refused, row_major};
+
+/// More heads than any model has.
+const MAX_HEADS: usize = 1 << 16;
 
 /// The weights of a linear layer, packed for the kernels.
 #[pyclass(frozen, module = "slackwater._native.kernels")]
@@ -172,6 +176,12 @@ impl AttnSpec {
                 "{num_heads} heads do not divide into {num_kv_heads} groups"
             )));
         }
+        check_heads(num_heads, head_dim)?;
+        if let Some(softcap) = softcap.filter(|cap| !(*cap > 0.0 && cap.is_finite())) {
+            return Err(KernelError::new_err(format!(
+                "softcap is {softcap:?}, expected a positive number"
+            )));
+        }
         Ok(Self {
             inner: kernels::AttnSpec {
                 num_heads,
@@ -184,6 +194,21 @@ impl AttnSpec {
             rope,
         })
     }
+}
+
+/// Looked at here and not only at the operation's door: sizes of buffers are computed from them before.
+fn check_heads(num_heads: usize, head_dim: usize) -> PyResult<()> {
+    if num_heads > MAX_HEADS {
+        return Err(KernelError::new_err(format!(
+            "{num_heads} heads, expected 1 to {MAX_HEADS}"
+        )));
+    }
+    if !(2..=MAX_HEAD_DIM).contains(&head_dim) || !head_dim.is_multiple_of(2) {
+        return Err(KernelError::new_err(format!(
+            "the head size is {head_dim}, expected an even number up to {MAX_HEAD_DIM}"
+        )));
+    }
+    Ok(())
 }
 
 /// Keys and values of all layers, in blocks of 32 tokens.

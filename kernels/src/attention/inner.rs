@@ -1,13 +1,13 @@
 //! The two inner loops: dot products of query rows with a tile of keys, and sums of weighted values.
 //!
-//! Both keep a step of rows times 32 columns in registers; a tile of keys in token lanes is a packed weight of 32 columns.
+//! Both keep their sums in registers: of the keys those of a block, of the values those of a whole split.
 
 #![allow(
     clippy::inline_always,
     reason = "a body is compiled for an instruction set only where it is inlined into that set's function"
 )]
 
-use super::plan::COLUMNS;
+use super::SPLIT;
 use crate::Isa;
 use crate::kv::BLOCK_SIZE;
 use crate::vector::{LANES, Simd};
@@ -21,7 +21,10 @@ pub(super) const fn step_rows(isa: Isa) -> usize {
 }
 
 /// Words of a cache line.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
+
+/// Blocks of a split.
+pub(super) const BLOCKS: usize = SPLIT / BLOCK_SIZE;
 
 /// A tile of keys or values, and the one that is read after it: it is asked for line by line meanwhile, because the machine
 /// cannot guess where the next block lies.
@@ -31,13 +34,17 @@ pub(super) struct Tile {
     pub(super) ahead: *const u32,
 }
 
+/// The tiles of a split's blocks, and the one that is read after them.
+pub(super) type Chain = [*const u32; BLOCKS + 1];
+
+/// Asks for a line in the second-level cache: more of these can be under way than of those for the first level.
 #[inline(always)]
-fn prefetch(line: *const u32) {
+pub(super) fn prefetch(line: *const u32) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch is a hint; it reads nothing that the program can see and takes any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
@@ -74,7 +81,7 @@ pub(super) const fn step_for(rows: usize) -> usize {
 ///
 /// # Safety
 /// The machine has the instruction set; the tile holds `depth` words of 32 lanes, the queries `depth * R`, the scores
-/// `R * 32`.
+/// R rows of 32 which are [`SPLIT`] apart.
 #[inline(always)]
 pub(super) unsafe fn dots<S: Simd, const BF16: bool, const R: usize>(
     queries: *const f32,
@@ -112,60 +119,164 @@ pub(super) unsafe fn dots<S: Simd, const BF16: bool, const R: usize>(
             ahead = ahead.wrapping_add(BLOCK_SIZE);
         }
         for (r, sum) in sums.iter().enumerate() {
-            S::store(scores.add(r * BLOCK_SIZE), sum[0]);
-            S::store(scores.add(r * BLOCK_SIZE + LANES), sum[1]);
+            S::store(scores.add(r * SPLIT), sum[0]);
+            S::store(scores.add(r * SPLIT + LANES), sum[1]);
         }
     }
 }
 
-/// `sums[r] += sum over tokens t of the range, ascending, of p[r][t] * v[t]`. The sums of a row are `columns` (padded)
-/// apart; of each 32 columns of bf16 values, the even ones come first.
+/// Rows of a tile of values: tokens, or pairs of them.
+pub(super) const fn value_rows(bf16: bool) -> usize {
+    if bf16 { BLOCK_SIZE / 2 } else { BLOCK_SIZE }
+}
+
+/// The values of a split, and where to put their weighted sums.
+#[derive(Clone, Copy)]
+pub(super) struct Values<'a> {
+    /// The tiles of its blocks, each followed by the one that is read after it.
+    pub(super) tiles: &'a Chain,
+    /// Words of a tile's row: D.
+    pub(super) size: usize,
+    /// The sums of a row, and words from one row's to the next: D padded.
+    pub(super) sums: *mut f32,
+    pub(super) columns: usize,
+}
+
+impl Values<'_> {
+    /// With the sums of a row.
+    pub(super) fn of_row(mut self, row: usize) -> Self {
+        self.sums = self.sums.wrapping_add(row * self.columns);
+        self
+    }
+}
+
+/// `sums[r] += sum over tile rows t of the range, ascending, of p[r][t] * v[t]`; a row of bf16 values holds two tokens, and
+/// the odd one goes first.
 ///
 /// # Safety
-/// The machine has the instruction set; the range lies in 0..32; the values are a tile of 32 rows of `size` elements, and
-/// good for reading 32 elements more; there are R rows of weights and sums.
+/// The machine has the instruction set; the range lies in the split's rows; the tiles that it touches are good for reading
+/// 32 words more; there are R rows of weights, [`SPLIT`] apart, and of sums.
 #[inline(always)]
 pub(super) unsafe fn weigh<S: Simd, const BF16: bool, const R: usize>(
     weights: *const f32,
-    values: Tile,
-    size: usize,
-    tokens: (usize, usize),
-    sums: *mut f32,
-    columns: usize,
+    values: Values<'_>,
+    range: (usize, usize),
 ) {
-    for column in (0..columns).step_by(COLUMNS) {
-        // SAFETY: as the caller vouches; rows are read up to `columns`, which is less than 32 beyond `size`.
-        unsafe {
-            let at = sums.add(column);
-            let mut acc = [[S::splat(0.0); 2]; R];
-            for (r, acc) in acc.iter_mut().enumerate() {
-                *acc = [
-                    S::load(at.add(r * columns)),
-                    S::load(at.add(r * columns + LANES)),
-                ];
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut column = 0;
+        // As many columns at once as there are registers for.
+        while step_rows(S::ISA) > 3 && R <= 6 && column + 4 * LANES <= values.columns {
+            weigh_columns::<S, BF16, R, 4>(weights, values, range, column);
+            column += 4 * LANES;
+        }
+        while column < values.columns {
+            weigh_columns::<S, BF16, R, 2>(weights, values, range, column);
+            column += 2 * LANES;
+        }
+    }
+}
+
+/// [`weigh`] for the columns of C vectors.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn weigh_columns<S: Simd, const BF16: bool, const R: usize, const C: usize>(
+    weights: *const f32,
+    values: Values<'_>,
+    range: (usize, usize),
+    column: usize,
+) {
+    let rows = value_rows(BF16);
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let sums = values.sums.add(column);
+        let mut acc = [[S::splat(0.0); C]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (c, acc) in acc.iter_mut().enumerate() {
+                *acc = S::load(sums.add(r * values.columns + c * LANES));
             }
-            for token in tokens.0..tokens.1 {
-                let first = token * size + column;
-                let (low, high) = if BF16 {
-                    prefetch(values.ahead.cast::<u16>().wrapping_add(first).cast());
-                    let pairs = S::load_pairs(values.at.cast::<u16>().add(first).cast());
-                    (S::even(pairs), S::odd(pairs))
-                } else {
-                    prefetch(values.ahead.wrapping_add(first));
-                    prefetch(values.ahead.wrapping_add(first + LINE));
-                    let v = values.at.cast::<f32>().add(first);
-                    (S::load(v), S::load(v.add(LANES)))
-                };
+        }
+        for block in range.0 / rows..range.1.div_ceil(rows) {
+            let first = range.0.max(block * rows);
+            let end = range.1.min((block + 1) * rows);
+            let skip = (first - block * rows) * values.size + column;
+            let mut v = values.tiles[block].cast::<f32>().add(skip);
+            let mut ahead = values.tiles[block + 1].wrapping_add(skip);
+            let mut p = weights.add(first);
+            for _ in first..end {
+                for c in 0..C {
+                    prefetch(ahead.wrapping_add(c * LINE));
+                }
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let p = S::splat(weights.add(r * BLOCK_SIZE + token).read());
-                    acc[0] = S::fma(p, low, acc[0]);
-                    acc[1] = S::fma(p, high, acc[1]);
+                    let p = p.add(r * SPLIT);
+                    for (c, acc) in acc.iter_mut().enumerate() {
+                        let v = v.add(c * LANES);
+                        *acc = if BF16 {
+                            S::dot_pairs(
+                                *acc,
+                                S::splat_pair(p.cast::<u32>().read()),
+                                S::load_pairs(v.cast()),
+                            )
+                        } else {
+                            S::fma(S::splat(p.read()), S::load(v), *acc)
+                        };
+                    }
+                }
+                v = v.add(values.size);
+                ahead = ahead.wrapping_add(values.size);
+                p = p.add(1);
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (c, acc) in acc.iter().enumerate() {
+                S::store(sums.add(r * values.columns + c * LANES), *acc);
+            }
+        }
+    }
+}
+
+/// [`weigh`] for one row, which sees only the tokens of the range: those beside them are taken for zeros, whatever they
+/// hold.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn weigh_one<S: Simd, const BF16: bool>(
+    weights: *const f32,
+    values: Values<'_>,
+    tokens: (usize, usize),
+) {
+    if tokens.0 >= tokens.1 {
+        return;
+    }
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if !BF16 {
+            return weigh::<S, BF16, 1>(weights, values, tokens);
+        }
+        let rows = value_rows(BF16);
+        for column in (0..values.columns).step_by(2 * LANES) {
+            let sums = values.sums.add(column);
+            let mut acc = [S::load(sums), S::load(sums.add(LANES))];
+            for row in tokens.0 / 2..tokens.1.div_ceil(2) {
+                let skip = row % rows * values.size + column;
+                let v = values.tiles[row / rows].add(skip);
+                let even = if 2 * row >= tokens.0 { 0xffff } else { 0 };
+                let odd = if 2 * row + 1 < tokens.1 {
+                    0xffff_0000
+                } else {
+                    0
+                };
+                let p = S::splat_pair(weights.add(row).cast::<u32>().read());
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    let pairs = S::load_pairs(v.add(c * LANES));
+                    *acc = S::dot_pairs(*acc, p, S::mask_pairs(pairs, even | odd));
                 }
             }
-            for (r, acc) in acc.iter().enumerate() {
-                S::store(at.add(r * columns), acc[0]);
-                S::store(at.add(r * columns + LANES), acc[1]);
-            }
+            S::store(sums, acc[0]);
+            S::store(sums.add(LANES), acc[1]);
         }
     }
 }

@@ -54,11 +54,7 @@ unsafe fn unit_body<S: Simd>(
                     first.merge::<S>(state(split), columns);
                 }
                 let out = out.part(walk.out_at(token, head), spec.head_dim);
-                if walk.bf16 {
-                    first.finish::<S, true>(out);
-                } else {
-                    first.finish::<S, false>(out);
-                }
+                first.finish::<S>(out);
             }
         }
     }

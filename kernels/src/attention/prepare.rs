@@ -5,7 +5,7 @@
     reason = "a body is compiled for an instruction set only where it is inlined into that set's function"
 )]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use super::{AttnSpec, BatchView, QkNorm};
 use crate::RopeTable;
@@ -67,8 +67,11 @@ unsafe fn row_body<S: Simd>(prepare: &Prepare<'_>, token: usize, row: &mut [f32]
                 prepare.tiles.values(block, head),
             );
             if prepare.bf16 {
-                write_pairs(key, to_keys.add(offset), BLOCK_SIZE);
-                write_pairs(value, to_values.add(offset * size / 2), 1);
+                // Even tokens come before odd ones in the lanes of keys, and are the first of each pair of values.
+                let lane = offset % 2 * LANES + offset / 2;
+                write_pairs(key, to_keys.add(lane), BLOCK_SIZE);
+                let to_pairs = to_values.add(offset / 2 * size);
+                write_halves(value, to_pairs.cast::<u16>().add(half_of(offset)));
             } else {
                 write_singles(key, to_keys.add(offset), BLOCK_SIZE);
                 write_singles(value, to_values.add(offset * size), 1);
@@ -145,6 +148,32 @@ unsafe fn write_pairs(head: &[f32], to: *mut u32, stride: usize) {
     for (i, pair) in pairs.iter().enumerate() {
         // SAFETY: the caller vouches for the place. Two tokens of one slot are a caller's error, but no race.
         unsafe { AtomicU32::from_ptr(to.add(i * stride)).store(*pair, Ordering::Relaxed) };
+    }
+}
+
+/// Which half word of a pair a token has: the even one is in the low half.
+const fn half_of(token: usize) -> usize {
+    (token % 2) ^ (cfg!(target_endian = "big") as usize)
+}
+
+/// Writes a head as bf16 in the half words at every other place.
+///
+/// # Safety
+/// As [`write_pairs`].
+#[inline(always)]
+unsafe fn write_halves(head: &[f32], to: *mut u16) {
+    let mut pairs = [0_u32; MAX_HEAD_DIM / 2];
+    let pairs = &mut pairs[..head.len() / 2];
+    to_pairs(head, pairs);
+    for (i, pair) in pairs.iter().enumerate() {
+        let half = |at: usize, x: u32| {
+            #[allow(clippy::cast_possible_truncation, reason = "a half of 32 bits has 16")]
+            let x = x as u16;
+            // SAFETY: as in `write_pairs`.
+            unsafe { AtomicU16::from_ptr(to.add(at)).store(x, Ordering::Relaxed) };
+        };
+        half(4 * i, *pair);
+        half(4 * i + 2, *pair >> 16);
     }
 }
 

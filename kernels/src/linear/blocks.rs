@@ -1,16 +1,15 @@
 //! The memory of packed weights: blocks of 32 output columns, one after the other.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
 use crate::KernelError;
 use crate::micro::{COLUMNS, Words};
-use crate::pages::{LARGE_PAGE, advise_large_pages};
-use crate::shared::{product, too_large};
+use crate::pages::Piece;
+use crate::shared::product;
 
 /// `blocks` blocks of `steps` steps each.
 pub(crate) struct Blocks {
-    words: NonNull<Words>,
+    memory: Piece,
     count: usize,
     steps: usize,
 }
@@ -21,30 +20,27 @@ unsafe impl Send for Blocks {}
 unsafe impl Sync for Blocks {}
 
 impl Blocks {
-    /// Zeroed blocks for so many columns. Large ones are aligned so that the system can back them with large pages.
+    /// Zeroed blocks for so many columns. They lie on large pages where the system has them.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`], or [`KernelError::OutOfRange`] if that is no size.
     pub(crate) fn zeroed(columns: usize, steps: usize) -> Result<Self, KernelError> {
         let count = product(columns.div_ceil(COLUMNS), steps)?;
-        let layout = layout(count).ok_or_else(|| too_large(steps))?;
-        // SAFETY: the layout has a size: neither dimension is zero.
-        let base = unsafe { alloc(layout) };
-        #[allow(
-            clippy::cast_ptr_alignment,
-            reason = "the layout is at least that aligned"
-        )]
-        let words = NonNull::new(base.cast::<Words>()).ok_or(KernelError::OutOfMemory {
-            bytes: layout.size(),
-        })?;
-        advise_large_pages(base, layout.size());
-        // SAFETY: it was allocated for so many, and all zeros are a value.
-        unsafe { words.write_bytes(0, count) };
-        Ok(Self {
-            words,
+        let bytes = product(count, size_of::<Words>())?;
+        let memory = Piece::new(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
+        let blocks = Self {
+            memory,
             count,
             steps,
-        })
+        };
+        // SAFETY: it has room for so many, and all zeros are a value.
+        unsafe { blocks.words().write_bytes(0, count) };
+        Ok(blocks)
+    }
+
+    /// Where the words lie: a piece is aligned as they must be.
+    fn words(&self) -> NonNull<Words> {
+        self.memory.base().cast()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -54,7 +50,7 @@ impl Blocks {
     /// The memory as it lies there.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         // SAFETY: words are plain numbers, and so many bytes were allocated and zeroed.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.bytes()) }
+        unsafe { std::slice::from_raw_parts(self.words().as_ptr().cast(), self.bytes()) }
     }
 
     pub(crate) fn num_blocks(&self) -> usize {
@@ -67,7 +63,7 @@ impl Blocks {
 
     pub(crate) fn all(&self) -> &[Words] {
         // SAFETY: so many were allocated and zeroed.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.count) }
+        unsafe { std::slice::from_raw_parts(self.words().as_ptr(), self.count) }
     }
 
     pub(crate) fn block(&self, index: usize) -> &[Words] {
@@ -76,17 +72,8 @@ impl Blocks {
 
     pub(crate) fn block_mut(&mut self, index: usize) -> &mut [Words] {
         // SAFETY: so many were allocated and zeroed, and the borrow is exclusive.
-        let all = unsafe { std::slice::from_raw_parts_mut(self.words.as_ptr(), self.count) };
+        let all = unsafe { std::slice::from_raw_parts_mut(self.words().as_ptr(), self.count) };
         &mut all[index * self.steps..(index + 1) * self.steps]
-    }
-}
-
-impl Drop for Blocks {
-    fn drop(&mut self) {
-        if let Some(layout) = layout(self.count) {
-            // SAFETY: it was allocated with this very layout.
-            unsafe { dealloc(self.words.as_ptr().cast(), layout) };
-        }
     }
 }
 
@@ -97,12 +84,4 @@ impl std::fmt::Debug for Blocks {
             .field("steps", &self.steps)
             .finish_non_exhaustive()
     }
-}
-
-fn layout(count: usize) -> Option<Layout> {
-    let layout = Layout::array::<Words>(count).ok()?;
-    if layout.size() < LARGE_PAGE {
-        return (layout.size() > 0).then_some(layout);
-    }
-    layout.align_to(LARGE_PAGE).ok()
 }

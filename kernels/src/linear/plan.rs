@@ -59,6 +59,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The first group of the unit that the thread of `unit` will probably claim next: threads claim in turn.
+    pub(crate) fn next_of_thread(&self, unit: usize, threads: usize) -> Option<usize> {
+        let next = unit + threads;
+        (next < self.num_units()).then(|| self.unit(next).1.start)
+    }
+}
+
 /// Cuts rows into the fewest parts of at most `most`, as equal as can be: 13 rows are 7 and 6, not 12 and 1.
 pub(crate) fn even_parts(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = rows.len().div_ceil(most);
@@ -105,6 +113,10 @@ mod tests {
                 }
             }
             assert_eq!(seen, vec![1; seen.len()], "{plan:?}");
+            let units = plan.num_units();
+            let next = |unit| plan.next_of_thread(unit, threads);
+            assert_eq!(units.checked_sub(threads).and_then(next), None);
+            assert!((0..units).filter_map(next).all(|group| group < groups));
         }
     }
 

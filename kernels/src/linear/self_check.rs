@@ -4,7 +4,7 @@
 use super::bf16;
 use super::round::row_words;
 use crate::Bf16Fault;
-use crate::micro::{Bf16Input, COLUMNS, NO_SUMS, Table, Words};
+use crate::micro::{Ahead, Bf16Input, COLUMNS, NO_SUMS, Table, Words};
 use crate::vector::{BF16_LEAST, from_bf16, to_bf16, to_pair};
 
 /// Rounds of the check: each sums 32 columns.
@@ -73,8 +73,9 @@ unsafe fn sum_by_table(table: &Table, x: &[f32], weights: &[f32]) -> [f32; COLUM
         Bf16Input::Widened => x.iter().map(|x| u32::from(to_bf16(*x)) << 16).collect(),
     };
     let mut sums = NO_SUMS;
+    let ahead = Ahead::nothing(&block);
     // SAFETY: the caller vouches for the instructions.
-    unsafe { table.bf16[0](&words, row_words(DEPTH), &block, &mut sums) };
+    unsafe { table.bf16[0](&words, row_words(DEPTH), &block, ahead, &mut sums) };
     sums[0].0
 }
 
@@ -98,6 +99,7 @@ mod tests {
             x: &[u32],
             _: usize,
             block: &[Words],
+            _: Ahead,
             sums: &mut crate::micro::TileSums,
         ) {
             for (step, words) in block.iter().enumerate() {

@@ -84,6 +84,12 @@ fn set_of(lane: impl Fn(usize) -> bool) -> u16 {
     (0..LANES).fold(0, |set, i| set | (u16::from(lane(i)) << i))
 }
 
+/// A call of its own: inlined behind what makes the words, the optimiser (LLVM 22, baseline x86-64) swaps lanes wrongly.
+#[inline(never)]
+fn transposed(words: &[U; 4]) -> [U; 4] {
+    std::array::from_fn(|k| std::array::from_fn(|i| words[i % 4][i / 4 * 4 + k]))
+}
+
 impl Lanes for Portable {
     type U = U;
 
@@ -127,7 +133,7 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn transpose(words: [U; 4]) -> [U; 4] {
-        std::array::from_fn(|k| std::array::from_fn(|i| words[i % 4][i / 4 * 4 + k]))
+        transposed(&words)
     }
     #[inline(always)]
     unsafe fn compress(to: *mut u32, set: u16, v: U) {
@@ -173,5 +179,107 @@ impl Lanes for Portable {
             }),
             above.map(|above| (above.cast_signed() >> 23) as f32),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::vector::per_isa;
+
+    /// What the operations give for one set of inputs.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Results {
+        products: [U; 2],
+        largest: U,
+        sets: [u16; 2],
+        transposed: [U; 4],
+        packed: Vec<u32>,
+        selected: U,
+        uniform: U,
+    }
+
+    per_isa! {
+        fn results = results_body(words: &[U; 4], a: &F, b: &F) -> Results;
+    }
+
+    #[inline(always)]
+    unsafe fn results_body<S: Lanes>(words: &[U; 4], a: &F, b: &F) -> Results {
+        // SAFETY: all arrays hold 16 elements.
+        unsafe {
+            let stored = |v: S::U| {
+                let mut out = [0; LANES];
+                S::store_u(out.as_mut_ptr(), v);
+                out
+            };
+            let words: [S::U; 4] = std::array::from_fn(|i| S::load_u(words[i].as_ptr()));
+            let [a, b] = [a, b].map(|x| S::load(x.as_ptr()));
+            let (high, low) = S::mul_wide(words[0], words[1]);
+            let sets = [S::ge_u(words[0], words[1]), S::ge(a, b)];
+            let mut packed = vec![0; LANES];
+            S::compress(packed.as_mut_ptr(), sets[0], words[2]);
+            packed.truncate(sets[0].count_ones() as usize);
+            Results {
+                products: [stored(high), stored(low)],
+                largest: stored(S::max_u(words[0], words[1])),
+                sets,
+                transposed: S::transpose(words).map(stored),
+                packed,
+                selected: stored(S::to_bits(S::select(sets[1], a, b))),
+                uniform: stored(S::to_bits(S::uniform(words[0]))),
+            }
+        }
+    }
+
+    /// The same by plain loops.
+    fn expected(words: &[U; 4], a: &F, b: &F) -> Results {
+        let lanes = 0..LANES;
+        let product = |i: usize| u64::from(words[0][i]) * u64::from(words[1][i]);
+        let set = |passes: &dyn Fn(usize) -> bool| {
+            let mut set = 0;
+            for i in 0..LANES {
+                if std::hint::black_box(passes(i)) {
+                    set |= 1 << i;
+                }
+            }
+            set
+        };
+        let passing = lanes.filter(|i| words[0][*i] >= words[1][*i]);
+        Results {
+            products: [
+                std::array::from_fn(|i| (product(i) >> 32) as u32),
+                std::array::from_fn(|i| product(i) as u32),
+            ],
+            largest: std::array::from_fn(|i| words[0][i].max(words[1][i])),
+            sets: [set(&|i| words[0][i] >= words[1][i]), set(&|i| a[i] >= b[i])],
+            transposed: std::array::from_fn(|k| {
+                std::array::from_fn(|i| words[i % 4][i / 4 * 4 + k])
+            }),
+            packed: passing.map(|i| words[2][i]).collect(),
+            selected: std::array::from_fn(|i| {
+                let larger = if a[i] >= b[i] { a[i] } else { b[i] };
+                larger.to_bits()
+            }),
+            uniform: std::array::from_fn(|i| {
+                (((words[0][i] >> 9) as f32 + 0.5) / 8_388_608.0).to_bits()
+            }),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_set_does_what_the_words_say(
+            words in proptest::array::uniform4(proptest::array::uniform16(proptest::num::u32::ANY)),
+            a in proptest::array::uniform16(-2.0_f32..2.0),
+            b in proptest::array::uniform16(-2.0_f32..2.0),
+        ) {
+            let wanted = expected(&words, &a, &b);
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                // SAFETY: the set is available.
+                let got = unsafe { results(isa, &words, &a, &b) };
+                proptest::prop_assert_eq!(&got, &wanted, "{}", isa);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The lanes as an array, for any machine.
 
-use super::{LANES, Simd, from_bf16};
+use super::{LANES, Simd, from_bf16, to_pair};
 use crate::Isa;
 
 /// See the module.
@@ -86,6 +86,10 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
+    unsafe fn power(t: F) -> F {
+        t.map(|t| f32::from_bits(t.to_bits() << 23))
+    }
+    #[inline(always)]
     unsafe fn first(n: usize, x: F, y: F) -> F {
         std::array::from_fn(|i| if i < n { x[i] } else { y[i] })
     }
@@ -101,6 +105,19 @@ impl Simd for Portable {
     unsafe fn load_pairs(from: *const u32) -> P {
         // SAFETY: the caller vouches for 16 elements.
         unsafe { from.cast::<P>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut u32, pairs: P) {
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe { to.cast::<P>().write_unaligned(pairs) }
+    }
+    #[inline(always)]
+    unsafe fn round_pairs(even: F, odd: F) -> P {
+        std::array::from_fn(|i| to_pair(even[i], odd[i]))
+    }
+    #[inline(always)]
+    unsafe fn mask_pairs(pairs: P, mask: u32) -> P {
+        pairs.map(|pair| pair & mask)
     }
     #[inline(always)]
     unsafe fn even(pairs: P) -> F {

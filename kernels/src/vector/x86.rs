@@ -7,19 +7,25 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, __m512, __m512bh, __m512i, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
-    _mm256_blendv_ps, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_cvtps_epi32, _mm256_div_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
-    _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtps_epi32,
-    _mm512_div_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm256_blend_epi16, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castsi256_ps,
+    _mm256_cmpgt_epi32, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps, _mm256_min_epu32,
+    _mm256_min_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_epi16,
     _mm512_mask_blend_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_min_epu32, _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_roundscale_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_ps,
 };
 
 use super::{LANES, Simd};
 use crate::Isa;
+
+/// A NaN, larger than any number when both are taken as bits without a sign.
+const QUIET: i32 = 0x7fc0_0000;
 
 /// AVX2 and FMA: the lanes lie in two registers, 0..8 and 8..16.
 #[derive(Clone, Copy)]
@@ -125,6 +131,13 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn power(t: Two) -> Two {
+        unsafe {
+            let power = |t| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(t)));
+            (power(t.0), power(t.1))
+        }
+    }
+    #[inline(always)]
     unsafe fn first(n: usize, x: Two, y: Two) -> Two {
         unsafe {
             let (low, high) = mask2(n);
@@ -153,6 +166,39 @@ impl Simd for Avx2 {
             (
                 _mm256_loadu_si256(from.cast()),
                 _mm256_loadu_si256(from.add(8).cast()),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut u32, pairs: Self::P) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), pairs.0);
+            _mm256_storeu_si256(to.add(8).cast(), pairs.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_pairs(even: Two, odd: Two) -> Self::P {
+        unsafe {
+            let round = |x| {
+                let bits = _mm256_min_epu32(_mm256_castps_si256(x), _mm256_set1_epi32(QUIET));
+                let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
+                _mm256_add_epi32(bits, half)
+            };
+            let pair = |even, odd| {
+                let even = _mm256_srli_epi32::<16>(round(even));
+                _mm256_blend_epi16::<0b1010_1010>(even, round(odd))
+            };
+            (pair(even.0, odd.0), pair(even.1, odd.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn mask_pairs(pairs: Self::P, mask: u32) -> Self::P {
+        unsafe {
+            let mask = _mm256_set1_epi32(mask.cast_signed());
+            (
+                _mm256_and_si256(pairs.0, mask),
+                _mm256_and_si256(pairs.1, mask),
             )
         }
     }
@@ -217,8 +263,43 @@ unsafe fn dot_by_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
     }
 }
 
+#[inline(always)]
+unsafe fn round_by_bits(even: __m512, odd: __m512) -> __m512i {
+    unsafe {
+        let round = |x| {
+            let bits = _mm512_min_epu32(_mm512_castps_si512(x), _mm512_set1_epi32(QUIET));
+            let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+            _mm512_add_epi32(bits, half)
+        };
+        let even = _mm512_srli_epi32::<16>(round(even));
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, even, round(odd))
+    }
+}
+
+/// Where the halves of 16 pairs come from: the even ones lie before the odd ones.
+const IN_TURN: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut pair = 0;
+    while pair < 16 {
+        order[2 * pair as usize] = pair;
+        order[2 * pair as usize + 1] = pair + 16;
+        pair += 1;
+    }
+    order
+};
+
+#[inline(always)]
+unsafe fn round_by_bf16(even: __m512, odd: __m512) -> __m512i {
+    // SAFETY: 512 bits of anything.
+    unsafe {
+        let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even));
+        _mm512_permutexvar_epi16(_mm512_loadu_si512(IN_TURN.as_ptr().cast()), halves)
+    }
+}
+
 macro_rules! avx512 {
-    ($name:ident, $isa:expr, $dot:ident) => {
+    ($name:ident, $isa:expr, $dot:ident, $round:ident) => {
         impl Simd for $name {
             const ISA: Isa = $isa;
             type F = __m512;
@@ -284,6 +365,10 @@ macro_rules! avx512 {
                 }
             }
             #[inline(always)]
+            unsafe fn power(t: __m512) -> __m512 {
+                unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(t))) }
+            }
+            #[inline(always)]
             unsafe fn first(n: usize, x: __m512, y: __m512) -> __m512 {
                 unsafe { _mm512_mask_blend_ps(mask16(n), y, x) }
             }
@@ -300,6 +385,18 @@ macro_rules! avx512 {
             #[inline(always)]
             unsafe fn load_pairs(from: *const u32) -> __m512i {
                 unsafe { _mm512_loadu_si512(from.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn store_pairs(to: *mut u32, pairs: __m512i) {
+                unsafe { _mm512_storeu_si512(to.cast(), pairs) }
+            }
+            #[inline(always)]
+            unsafe fn round_pairs(even: __m512, odd: __m512) -> __m512i {
+                unsafe { $round(even, odd) }
+            }
+            #[inline(always)]
+            unsafe fn mask_pairs(pairs: __m512i, mask: u32) -> __m512i {
+                unsafe { _mm512_and_si512(pairs, _mm512_set1_epi32(mask.cast_signed())) }
             }
             #[inline(always)]
             unsafe fn even(pairs: __m512i) -> __m512 {
@@ -320,5 +417,5 @@ macro_rules! avx512 {
     };
 }
 
-avx512!(Avx512, Isa::Avx512, dot_by_fma);
-avx512!(Avx512Bf16, Isa::Avx512Bf16, dot_by_bf16);
+avx512!(Avx512, Isa::Avx512, dot_by_fma, round_by_bits);
+avx512!(Avx512Bf16, Isa::Avx512Bf16, dot_by_bf16, round_by_bf16);

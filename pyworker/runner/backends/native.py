@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyworker.runner.batch import Batch
 
 _SHORT = {"float32": "f32", "bfloat16": "bf16"}
+_LAYOUT = {"float32": "f32-lanes32", "bfloat16": "bf16-pairs32"}
 _DEFAULT_SIZES = StepSizes(4 << 20, 4 << 20, 2048)
 """Enough for a small model: 16 MiB of activations and as much of logits."""
 
@@ -60,7 +61,7 @@ class NativeBackend:
         for kind in (self.dtype, self.kv_dtype):
             if kind not in _SHORT:
                 raise kernels.KernelError(f"unknown number format {kind!r}, expected {' or '.join(_SHORT)}")
-        self.kv_layout = f"{_SHORT[self.kv_dtype]}-lanes32"
+        self.kv_layout = _LAYOUT[self.kv_dtype]
         self._pool = kernels.Pool(threads or kernels.available_threads())
         self.pool: kernels.Pool | None = self._pool
         self.workspace = kernels.Workspace(sizes.activations)

@@ -2,6 +2,7 @@
 
 Each query walks its own keys in splits of 256 at absolute positions; a split is always computed whole, padded with the
 null block and masked, so every matrix product of a model has one shape, whatever the context length or the batch.
+A weight that meets values in bf16 is rounded alike, in the sum of the weights too.
 Splits are merged in ascending order by online softmax (Milakov and Gimelshein 2018); a split that lies wholly before a
 query's window is left out. Only the matrix products run query by query; all else is elementwise and runs for many
 queries at once.
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from pyworker.runner.backends.base import BLOCK_SIZE, AttnSpec, KVCacheSpec
-from pyworker.runner.backends.exact import exp, tanh, tree_sum
+from pyworker.runner.backends.exact import exp, round_bf16, tanh, tree_sum
 
 if TYPE_CHECKING:
     from pyworker.runner.batch import Batch
@@ -174,6 +175,8 @@ def _attend_group(queries: tuple[torch.Tensor, ...], kv: PagedKV, layer: int, sp
     split.masked_fill_(group.hidden, -torch.inf)
     top = split.amax(dim=(1, 4), keepdim=True)
     weights = exp(split - top).masked_fill_(group.hidden, 0.0)
+    if kv.data.dtype == torch.bfloat16:
+        weights = round_bf16(weights)
     total = tree_sum(tree_sum(weights).movedim(1, -1)).squeeze(-2)
     weight_of = weights.view(units, lanes, spec.group, BLOCK_SIZE).unbind(0)
     sums = torch.empty(units, lanes, spec.group, spec.head_dim)

@@ -66,7 +66,7 @@ class ReferenceBackend:
     def numerics(self, spec: AttnSpec, linears: Iterable[tuple[int, int]]) -> str:
         """Every product is torch's, and may have other bits on another machine."""
         kv = "" if self.kv_dtype == self.dtype else f"-kv{_SHORT[self.kv_dtype]}"
-        return f"{_SHORT[self.dtype]}-reference1{kv}-{fingerprint(spec, linears)}"
+        return f"{_SHORT[self.dtype]}-reference2{kv}-{fingerprint(spec, linears)}"
 
     def step(self) -> AbstractContextManager[object]:
         """Nothing to set up: torch computes on the calling thread."""

@@ -115,6 +115,11 @@ impl Code {
         }
     }
 
+    /// Whether it blames what the client wrote as a grammar.
+    pub(super) const fn is_of_grammar(self) -> bool {
+        matches!(self, Self::GrammarInvalid | Self::GrammarTooComplex)
+    }
+
     /// What a worker may say. The table is closed: anything else is a fault of the worker.
     pub(super) fn of_worker(code: &str) -> Self {
         const KNOWN: [Code; 10] = [

@@ -13,6 +13,8 @@ use crate::limits::ServerLimits;
 
 const FORMAT: &str = "response_format";
 const OUTPUTS: &str = "structured_outputs";
+/// What workers call either of them.
+pub(super) const PARAM: &str = "grammar";
 
 /// Reads them.
 ///
@@ -34,6 +36,13 @@ pub(super) fn read(body: &Object, limits: &ServerLimits) -> Result<Option<Gramma
         return Err(ServerError::invalid(name, text));
     }
     Ok(Some(grammar))
+}
+
+/// The field in which a body has its grammar.
+pub(super) fn field(body: &Object) -> Option<&'static str> {
+    [FORMAT, OUTPUTS]
+        .into_iter()
+        .find(|name| get(body, name).is_some())
 }
 
 const fn grammar(kind: GrammarKind, text: String) -> Grammar {

@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use slackwater_core::{Class, Request, RequestId, Time};
+use slackwater_core::{Class, Failure, Request, RequestId, Time};
 
 use super::app::App;
 use super::chunk::{AnswerHead, ChunkWriter, Shape};
+use super::code::Code;
 use super::error::ServerError;
 use super::fields::{self, Endpoint};
 use super::json::{self, Object, short};
 use super::readers::{self, Common};
 use super::route::{Call, HandlerResult, X_REQUEST_ID, is_label};
 use super::wishes::{self, Wishes};
-use super::{body, collect, requests, sse};
+use super::{body, collect, format, requests, sse};
 use crate::session::{Choices, Echo, Session, SessionError, TextOptions, TextStream};
 use crate::stop::StopMatcher;
 
@@ -112,10 +113,11 @@ pub async fn answer(app: &Arc<App>, mut asked: Asked, prompts: Vec<Prompted>) ->
     let mut response = if asked.common.stream {
         let include_usage = asked.common.include_usage;
         let writer = ChunkWriter::new(&head, shape, include_usage, choices.len());
-        sse::answer(choices, writer, app.limits.clone()).await?
+        let started = sse::answer(choices, writer, app.limits.clone()).await;
+        started.map_err(|error| about_field(error, &asked.body))?
     } else {
-        let mut response =
-            collect::whole(choices, &head, &shape, (wishes.n, wishes.best_of)).await?;
+        let done = collect::whole(choices, &head, &shape, (wishes.n, wishes.best_of)).await;
+        let mut response = done.map_err(|error| about_field(error, &asked.body))?;
         let spent = app.handle.clock().now().since(asked.arrival);
         let millis = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
         response
@@ -125,6 +127,29 @@ pub async fn answer(app: &Arc<App>, mut asked: Asked, prompts: Vec<Prompted>) ->
     };
     describe(response.headers_mut(), &asked, app.limits.client_id_bytes);
     Ok(response)
+}
+
+/// What a worker says of a grammar names the field that the grammar came in.
+fn about_field(error: ServerError, body: &Object) -> ServerError {
+    let (code, message) = match error {
+        ServerError::Failed(Failure::Worker { code, message })
+            if Code::of_worker(&code).is_of_grammar() =>
+        {
+            (code, message)
+        }
+        ServerError::Failed(Failure::Refused {
+            code,
+            message,
+            param: Some(param),
+        }) if param == format::PARAM => (code, message),
+        other => return other,
+    };
+    let param = format::field(body).map(str::to_owned);
+    ServerError::Failed(Failure::Refused {
+        code,
+        message,
+        param,
+    })
 }
 
 fn describe(headers: &mut HeaderMap, asked: &Asked, longest_label: usize) {

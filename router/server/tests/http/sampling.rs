@@ -237,12 +237,13 @@ async fn a_choice_that_fails_ends_all_and_the_others_are_cancelled() {
 #[tokio::test]
 async fn what_a_worker_says_of_a_grammar_has_its_status() {
     let mut server = Server::start().await;
-    for (code, status) in [
-        ("grammar_invalid", 400),
-        ("grammar_too_complex", 400),
-        ("grammar_dead_end", 500),
+    let param = Some("response_format".to_owned());
+    for (code, status, param, stream) in [
+        ("grammar_invalid", 400, param.clone(), false),
+        ("grammar_too_complex", 400, param, true),
+        ("grammar_dead_end", 500, None, false),
     ] {
-        let body = chat(json!({"response_format": {"type": "json_object"}}));
+        let body = chat(json!({"response_format": {"type": "json_object"}, "stream": stream}));
         let mut client = server.post(CHAT, &body).await;
         let failure = Failure::Worker {
             code: code.to_owned(),
@@ -250,9 +251,20 @@ async fn what_a_worker_says_of_a_grammar_has_its_status() {
         };
         end(&server.opened().await, Ending::Failed(failure)).await;
         let reply = client.reply().await;
-        assert_eq!(reply.error(), (status, code.to_owned(), None));
+        assert_eq!(reply.error(), (status, code.to_owned(), param));
         assert_eq!(reply.header("x-should-retry"), Some("false"));
     }
+    let body = chat(json!({"structured_outputs": {"regex": "a"}}));
+    let mut client = server.post(CHAT, &body).await;
+    let refused = Failure::Refused {
+        code: "unsupported_parameter".to_owned(),
+        message: "why".to_owned(),
+        param: Some("grammar".to_owned()),
+    };
+    end(&server.opened().await, Ending::Failed(refused)).await;
+    let param = Some("structured_outputs".to_owned());
+    let expected = (400, "unsupported_parameter".to_owned(), param);
+    assert_eq!(client.reply().await.error(), expected);
 }
 
 #[tokio::test]
