@@ -50,6 +50,6 @@ def test_the_names_that_users_import_are_looked_up_late() -> None:
 
 def test_submodules_of_the_extension_import_by_their_full_names() -> None:
     native = importlib.import_module("slackwater._native")
-    for name in ("kernels", "text"):
+    for name in ("kernels", "sampling", "text"):
         assert importlib.import_module(f"slackwater._native.{name}") is getattr(native, name)
-    assert sorted(native.__all__) == ["kernels", "main", "text"]
+    assert sorted(native.__all__) == ["kernels", "main", "sampling", "text"]

@@ -33,6 +33,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     (extracted,) = (entry for entry in folder.iterdir() if entry.is_dir())
+    # All files of an archive are equally old, so cargo would take them for those of an older archive in the same place.
+    for path in extracted.rglob("*"):
+        path.touch()
     return extracted
 
 
