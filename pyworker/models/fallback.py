@@ -121,9 +121,11 @@ def _read(config: FallbackConfig, path: str) -> Any:  # noqa: ANN401
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, info = AutoModelForCausalLM.from_pretrained(
+            # With `output_loading_info` it is a pair, which its annotation does not say.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
             )
+            model, info = loaded
     except Exception as error:
         raise ModelLoadError(path, f"transformers cannot load it: {type(error).__name__}: {error}") from error
     for key, what in (("missing_keys", "is missing"), ("unexpected_keys", "is not a tensor of this model")):

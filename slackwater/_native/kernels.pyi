@@ -112,7 +112,8 @@ class Buf:
     ) -> object:
         """For `torch.from_dlpack`: the same memory. While the tensor lives, no operation writes to the buffer."""
 
-    def __dlpack_device__(self) -> tuple[int, int]:
+    @staticmethod
+    def __dlpack_device__() -> tuple[int, int]:
         """The CPU."""
 
 @final
