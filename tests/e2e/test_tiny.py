@@ -23,15 +23,24 @@ def ask(index: int, tokens: int, **more: Any) -> dict[str, Any]:
 
 
 def test_16_streams_run_in_one_batch_and_each_is_as_it_is_alone(tiny: Server) -> None:
-    bodies = [ask(index, 400, temperature=0.8 * (index % 2), seed=index) for index in range(16)]
+    bodies = [ask(index, 800, temperature=0.8 * (index % 2), seed=index) for index in range(16)]
     alone = [text_of(stream_events(tiny.api, COMPLETIONS, body)) for body in bodies]
-    before = steps_of_16_rows(tiny)
     with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda body: text_of(stream_events(tiny.api, COMPLETIONS, body)), bodies))
-    assert together == alone
-    # The worker says its figures once a second.
-    while steps_of_16_rows(tiny) <= before:
-        pass
+        # The model is quick: the first streams may have ended before this machine has started the last.
+        for _ in range(8):
+            before = num_steps(tiny)
+            together = list(pool.map(lambda body: text_of(stream_events(tiny.api, COMPLETIONS, body)), bodies))
+            assert together == alone
+            # The worker says its figures once a second.
+            while num_steps(tiny) <= before:
+                pass
+            if steps_of_16_rows(tiny):
+                return
+    pytest.fail("no step had all 16 rows")
+
+
+def num_steps(server: Server) -> float:
+    return value(server.ops, 'slackwater_worker_step_rows_count{worker="w0"}', default=0)
 
 
 def steps_of_16_rows(server: Server) -> float:
