@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import sys
+import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("roofline", "perplexity", "speculation", "peers", "foreign")
+EXTRA_PARTS = ("grid",)
+"""Run only when asked for."""
 DTYPES = ("float32", "bfloat16")
 
 
@@ -39,14 +43,20 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     results = Results(args.out, command, describe())
     bench = _Bench(args, corpus, model_dir, tokenizer, results)
-    try:
-        for part in args.only or PARTS:
-            sys.stderr.write(f"--- {part}\n")
+    failed = False
+    for part in args.only or PARTS:
+        sys.stderr.write(f"--- {part}\n")
+        began = time.monotonic()
+        try:
             getattr(bench, part)()
-    finally:
-        table = results.write()
-        sys.stderr.write(f"written: {table}\n")
+        except Exception as error:  # noqa: BLE001 - the other parts can still be measured
+            failed = True
+            traceback.print_exc()
+            results.add(Figure(f"part {part}", [], note=f"failed: {type(error).__name__}: {error}"))
+        sys.stderr.write(f"--- {part}: {time.monotonic() - began:.0f} s\n")
+    sys.stderr.write(f"written: {results.write()}\n")
     print(results.table())
+    sys.exit(1 if failed else 0)
 
 
 class _Bench:
@@ -75,14 +85,24 @@ class _Bench:
     def speculation(self) -> None:
         from benchmarks.engine.speculation import measure
 
-        measure(self.args.model, "auto", self.args.proposer, self.corpus, self.results, self.args.rounds)
+        measure(self.args.model, "bfloat16", self.args.proposer, self.corpus, self.results, self.args.rounds)
 
     def peers(self) -> None:
-        from benchmarks.engine.peers import compare
+        from benchmarks.engine.peers import Bench, compare
 
+        shared = Bench(self.corpus, self.tokenizer, self.model_dir, self.results, self.args.rounds)
         for dtype in DTYPES:
-            ours = slackwater(self.args.model, dtype, 18080)
-            compare(ours, self._peers(dtype), self.corpus, self.tokenizer, self.results, self.args.rounds)
+            compare(shared, slackwater(self.args.model, dtype, 18080), self._peers(dtype))
+
+    def grid(self) -> None:
+        from benchmarks.engine.gguf_files import gguf_of
+        from benchmarks.engine.grid import candidates, measure
+        from benchmarks.engine.peers import Bench
+
+        shared = Bench(self.corpus, self.tokenizer, self.model_dir, self.results, self.args.rounds)
+        for dtype in DTYPES:
+            for server in candidates(self.args.peers, self.model_dir, gguf_of(self.model_dir, dtype), dtype):
+                measure(server, shared)
 
     def foreign(self) -> None:
         from benchmarks.engine.foreign import compare
@@ -111,7 +131,9 @@ class _Bench:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench engine", description=__doc__)
-    parser.add_argument("--only", action="append", choices=PARTS, help="this part; may be given several times")
+    parser.add_argument(
+        "--only", action="append", choices=PARTS + EXTRA_PARTS, help="this part; may be given several times"
+    )
     parser.add_argument("--model", default="smollm2", help="as of slackwater-worker prepare")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")
     parser.add_argument("--proposer", default="suffix", help="of the speculation figures")

@@ -52,9 +52,10 @@ class Results:
         self.figures: list[Figure] = []
 
     def add(self, figure: Figure) -> None:
-        """Keep a figure and print it."""
+        """Keep a figure, print it, and write all that there are: what comes later may fail."""
         self.figures.append(figure)
         print(json.dumps(_line(figure)), flush=True)
+        self.write()
 
     def write(self) -> Path:
         """Write figures, raw data and the table into the results folder; gives the table's path."""

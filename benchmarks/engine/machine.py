@@ -40,13 +40,15 @@ def busy_seconds() -> float:
 
 def tree_seconds(pids: set[int]) -> float:
     """Processor time of these processes and of all below them, ended ones included."""
-    parents: dict[int, int] = {}
-    times: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (stat := _stat(entry)) is not None:
-            parents[int(entry.name)] = int(stat[1])
-            times[int(entry.name)] = sum(int(ticks) for ticks in stat[11:15]) / _TICKS
-    return sum(spent for pid, spent in times.items() if _is_below(pid, pids, parents))
+    stats = _stats()
+    below = (stat for pid, stat in stats.items() if _is_below(pid, pids, stats))
+    return sum(int(ticks) for stat in below for ticks in stat[11:15]) / _TICKS
+
+
+def tree_pids(root: int) -> list[int]:
+    """A process and all below it that live, itself first."""
+    stats = _stats()
+    return sorted((pid for pid in stats if _is_below(pid, {root}, stats)), key=lambda pid: pid != root)
 
 
 def own_pid() -> int:
@@ -73,6 +75,12 @@ class IdleWatch:
         return self.foreign_share() > MOST_FOREIGN_SHARE
 
 
+def _stats() -> dict[int, list[str]]:
+    """Of every process, what the kernel says of it, from its state on."""
+    found = ((int(entry.name), _stat(entry)) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return {pid: stat for pid, stat in found if stat is not None}
+
+
 def _stat(entry: Path) -> list[str] | None:
     try:
         text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
@@ -81,9 +89,9 @@ def _stat(entry: Path) -> list[str] | None:
     return text.rpartition(")")[2].split()
 
 
-def _is_below(pid: int, roots: set[int], parents: dict[int, int]) -> bool:
+def _is_below(pid: int, roots: set[int], stats: dict[int, list[str]]) -> bool:
     while pid not in roots:
-        pid = parents.get(pid, 0)
-        if pid == 0:
+        if pid not in stats:
             return False
+        pid = int(stats[pid][1])
     return True

@@ -13,6 +13,7 @@ from benchmarks.engine.figures import Figure
 from benchmarks.engine.machine import IdleWatch, own_pid
 from pyworker.engine.config import EngineConfig
 from pyworker.engine.core import EngineCore
+from pyworker.engine.planner_thread import ThreadPlanner
 from pyworker.engine.request import Request, SamplingParams
 from pyworker.models.prepare import prepare
 from pyworker.runner.build import BuiltRunner, build_runner
@@ -33,6 +34,8 @@ CONTEXT = 256
 BATCHES = (1, 4, 8)
 _STEPS = 12
 """Steps, and readings of the bound, that make a round: in turns, of each the median."""
+_SWITCH_SECONDS = 0.0001
+"""As in a worker: how long a thread may keep the interpreter while another one waits for it."""
 
 
 class _Host:
@@ -53,6 +56,7 @@ class _Clock:
 def measure(model: str, dtype: str, corpus: Corpus, tokenizer: Tokenizer, results: Results, rounds: int) -> None:
     """Decode steps at batch 1, 4 and 8, and the time outside the kernels at 16."""
     limits = Limits(max_num_seqs=16, kv_cache_bytes=1 << 30, max_model_len=2048)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     built = build_runner(prepare(model).model_dir, model, dtype=dtype, limits=limits)
     prompts = token_windows(corpus, tokenizer, CONTEXT, seed=5)
     for batch in BATCHES:
@@ -115,11 +119,11 @@ def _outside_kernels(built: BuiltRunner, dtype: str, prompts: Iterator[list[int]
 
 
 class _Engine:
-    """A running batch of decodes: scheduler, runner and all, without a link."""
+    """A running batch of decodes: scheduler, planner's thread, runner and all as in a worker, without a link."""
 
     def __init__(self, built: BuiltRunner) -> None:
         config: EngineConfig = built.config
-        self._core = EngineCore(config, _KeepOpen(built.runner), _Clock(), built.capabilities)
+        self._core = EngineCore(config, _KeepOpen(built.runner), _Clock(), built.capabilities, planner=ThreadPlanner())
         self._core.attach(_Host())
         self._ids: list[str] = []
 

@@ -3,7 +3,7 @@
 //! - `arena`: memory for activations, and who reads or writes which part of it
 //! - `buf`: `Workspace` and `Buf`; `dlpack`: how torch sees one
 //! - `weights`: what is made at load time; `batch`: the arrays of a step
-//! - `ops`: the operations
+//! - `ops`: the operations; `rows`: the one that picks rows
 //!
 //! An operation looks at shapes, indices and borrows before it begins: a buffer that it writes is given once and is nobody
 //! else's. Arrays that come in are C-contiguous. Calls that take longer than giving up the interpreter costs run without it.
@@ -26,6 +26,7 @@ mod batch;
 mod buf;
 mod dlpack;
 mod ops;
+mod rows;
 mod weights;
 
 use std::any::Any;
@@ -86,6 +87,7 @@ pub(crate) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(ops::linear, module)?)?;
     module.add_function(wrap_pyfunction!(ops::logits, module)?)?;
     module.add_function(wrap_pyfunction!(ops::park, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::take_rows, module)?)?;
     let names = module.dict().keys();
     let public = names
         .iter()

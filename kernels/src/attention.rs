@@ -148,6 +148,7 @@ pub fn attend(
         bf16,
         qkv,
         plan: &plan,
+        threads: pool.threads(),
     };
     let rows = Shared::new(out);
     let parts = Shared::new(partials);

@@ -260,6 +260,7 @@ def _without_extras(out: SchedulerOutput) -> None:
     for request_id, drafts in out.drafts.items():
         out.num_scheduled_tokens[request_id] -= len(drafts)
     out.drafts.clear()
+    out.forced.clear()
     out.joins.clear()
 
 

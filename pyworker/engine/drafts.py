@@ -1,5 +1,8 @@
 """Puts drafts into a step that is otherwise planned. A draft takes room that nobody else wants, and never a block that
 somebody would have to give up.
+
+Where a grammar leaves no choice, what it forces is drafted, and nothing is guessed; the speculator has the room that is
+left, for all others.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DraftPlanner:
-    """Asks the speculator, and cuts what it says to what is allowed."""
+    """Asks the grammars and the speculator, and cuts what they say to what is allowed."""
 
     def __init__(
         self,
@@ -33,18 +36,38 @@ class DraftPlanner:
 
     def plan(self, out: SchedulerOutput, decodes: Sequence[Request]) -> None:
         """Add drafts for some of these requests, each of which has one token in the step and credit for one more."""
-        num_tokens = out.total_tokens
-        room = min(self._config.max_num_batched_tokens - num_tokens, self._config.max_step_drafts)
+        room = min(self._config.max_num_batched_tokens - out.total_tokens, self._config.max_step_drafts)
         able = [request for request in decodes if self._most(request) > 0]
+        if self._grammar is not None:
+            able, room = self._plan_forced(out, able, room, self._grammar)
         if room <= 0 or not able:
             return
-        proposed = self._speculator.propose(able, num_tokens, room)
+        proposed = self._speculator.propose(able, out.total_tokens, room)
         for request in able:
-            drafts = self._cut(request, proposed.get(request.request_id, ()), room)
-            if drafts:
-                room -= len(drafts)
-                out.drafts[request.request_id] = drafts
-                out.num_scheduled_tokens[request.request_id] += len(drafts)
+            room -= self._put(out, request, proposed.get(request.request_id, ()), room)
+
+    def _plan_forced(
+        self, out: SchedulerOutput, able: Sequence[Request], room: int, grammar: GrammarEngine
+    ) -> tuple[list[Request], int]:
+        """Draft what grammars force. Gives the requests of which nothing is forced, and the room that is left."""
+        free = []
+        for request in able:
+            is_followed = room > 0 and request.params.grammar is not None
+            forced = grammar.forced(request, min(self._most(request), room)) if is_followed else ()
+            if count := self._put(out, request, forced, room):
+                out.forced.add(request.request_id)
+                room -= count
+            else:
+                free.append(request)
+        return free, room
+
+    def _put(self, out: SchedulerOutput, request: Request, proposed: Sequence[int], room: int) -> int:
+        """Draft what of this is allowed and has room; how many tokens that is."""
+        drafts = self._cut(request, proposed, room) if proposed else []
+        if drafts:
+            out.drafts[request.request_id] = drafts
+            out.num_scheduled_tokens[request.request_id] += len(drafts)
+        return len(drafts)
 
     def _most(self, request: Request) -> int:
         """Drafts that could all be right without a token past the credit, `max_tokens` or the context."""

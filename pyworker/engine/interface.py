@@ -157,6 +157,9 @@ class GrammarEngine(Protocol):
     def cut_drafts(self, request: Request, drafts: Sequence[int]) -> list[int]:
         """The longest beginning of the drafts that the grammar allows."""
 
+    def forced(self, request: Request, most: int) -> list[int]:
+        """Up to `most` tokens that must come next, because the grammar allows nothing else there; often none."""
+
     def masks(self, drafts: Mapping[str, Sequence[int]], requests: Mapping[str, Request]) -> TokenMasks | None:
         """Masks for one step; `None` where no request has a grammar."""
 

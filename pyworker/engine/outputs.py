@@ -56,9 +56,12 @@ class SchedulerOutput:
     only if that reaches `num_tokens`; its output position is `len(output_ids)`. It changes nothing in the request.
 
     `drafts` are guesses at what comes after the known tokens; they are among the request's `n`, and the runner samples
-    one more token for each that turns out right. `block_copies` (from, to) are done before the step computes: the
-    partial tails of forked choices. `joins` are slices parked earlier, whose rows come in when the step reaches their
-    layer; their requests are in `num_scheduled_tokens` too. `masks` says which tokens grammars allow.
+    one more token for each that turns out right. Those of the requests in `forced` are no guesses: their grammars allow
+    nothing else. They are verified all the same, and the runner makes no difference.
+
+    `block_copies` (from, to) are done before the step computes: the partial tails of forked choices. `joins` are slices
+    parked earlier, whose rows come in when the step reaches their layer; their requests are in `num_scheduled_tokens`
+    too. `masks` says which tokens grammars allow.
     """
 
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class SchedulerOutput:
     new_requests: list[str] = field(default_factory=list)
     finished_ids: list[str] = field(default_factory=list)
     drafts: dict[str, list[int]] = field(default_factory=dict)
+    forced: set[str] = field(default_factory=set)
     block_copies: list[tuple[int, int]] = field(default_factory=list)
     joins: list[ParkedSlice] = field(default_factory=list)
     masks: TokenMasks | None = None

@@ -41,11 +41,14 @@ class JoinWhenCalm:
 
 @dataclass(eq=False, slots=True)
 class Parked:
-    """A slice with what the scheduler needs to bring it back: its requests, and the drafts among its tokens."""
+    """A slice with what the scheduler needs to bring it back: its requests, and the drafts among its tokens, of which
+    grammars forced those of the requests in `forced`.
+    """
 
     slice: ParkedSlice
     requests: list[Request]
     drafts: dict[str, list[int]]
+    forced: set[str]
     pinned: list[int]
     since: int | None = None
 
@@ -71,15 +74,16 @@ class ParkingLot:
     def __len__(self) -> int:
         return len(self._lots)
 
-    def park(self, parked: ParkedSlice, requests: Iterable[Request], drafts: dict[str, list[int]]) -> None:
-        """Keep a slice of these live requests; one that is not whole any more is dropped."""
+    def park(self, parked: ParkedSlice, requests: Iterable[Request], out: SchedulerOutput) -> None:
+        """Keep a slice of these live requests, which left the step `out`; one that is not whole any more is dropped."""
         held = list(requests)
         self._metrics.add("parked_slices", 1)
         if {request.request_id for request in held} != set(parked.num_tokens):
             self._count_wasted(parked)
             return
         pinned = [block_id for request in held for block_id in self._kv_cache.pin(request)]
-        lot = Parked(parked, held, {name: drafts[name] for name in parked.num_tokens if name in drafts}, pinned)
+        drafts = {name: out.drafts[name] for name in parked.num_tokens if name in out.drafts}
+        lot = Parked(parked, held, drafts, out.forced & drafts.keys(), pinned)
         self._lots.append(lot)
         self._by_request.update(dict.fromkeys(parked.num_tokens, lot))
         config = self._config

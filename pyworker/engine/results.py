@@ -57,7 +57,7 @@ class Results:
         for parked in result.parked:
             live = (out.requests[name] for name in parked.num_tokens if name in out.requests)
             running = [request for request in live if self._roster.is_running(request)]
-            self._roster.parking.park(parked, running, out.drafts)
+            self._roster.parking.park(parked, running, out)
         self._kv_cache.unpin(source for source, _ in out.block_copies)
         self._count(out, outputs)
         return outputs
@@ -83,7 +83,9 @@ class Results:
         output.token_ids = row.token_ids[: kept.num_tokens]
         output.logprobs = row.logprobs[: kept.num_tokens]
         if self._speculator is not None and output.token_ids:
-            self._speculator.observe(request, drafts, output.token_ids)
+            # What a grammar forces tells nothing of guesses, and is no debt of theirs.
+            guesses = _NO_DRAFTS if request.request_id in out.forced else drafts
+            self._speculator.observe(request, guesses, output.token_ids)
         if kept.status is not None:
             output.finish = _FINISH[kept.status]
             self._roster.drop(request, kept.status)
@@ -105,7 +107,7 @@ class Results:
             return
         for output in outputs:
             drafts = out.drafts.get(output.request_id)
-            if drafts and output.error_code is None:
+            if drafts and output.error_code is None and output.request_id not in out.forced:
                 self._metrics.add("draft_tokens", len(drafts))
                 self._metrics.add("accepted_draft_tokens", max(0, len(output.token_ids) - 1))
 

@@ -218,6 +218,7 @@ class Scheduler:
             self._roster.parking.take(lot)
             out.joins.append(lot.slice)
             out.drafts.update(lot.drafts)
+            out.forced |= lot.forced
             for request in lot.requests:
                 self._plan(out, request, lot.slice.num_tokens[request.request_id])
 

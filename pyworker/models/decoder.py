@@ -55,8 +55,10 @@ class DecoderModel:
         self.max_model_len = config.max_position_embeddings
         self._eps = config.rms_norm_eps
         self._embed = backend.prepare_linear(weights.tensor("model.embed_tokens.weight"))
-        specs = enumerate(config.attn_specs)
-        self._layers = [_load_layer(config, spec, weights, index, backend) for index, spec in specs]
+        specs = config.attn_specs
+        self._layers = [_load_layer(config, spec, weights, index, backend) for index, spec in enumerate(specs)]
+        for spec in specs:
+            backend.prepare_attention(spec)
         self._norm = backend.prepare_vector(weights.tensor("model.norm.weight"))
         tied = config.tie_word_embeddings
         self._head = self._embed if tied else backend.prepare_linear(weights.tensor("lm_head.weight"))
@@ -64,13 +66,14 @@ class DecoderModel:
     def forward(self, backend: Backend, batch: Batch, kv: KVCache, flow: Flow) -> tuple[Tensor, Batch] | None:
         """Compute a batch, writing its keys and values.
 
-        `flow` is asked before each layer which rows go on. The rows that came through, after the last norm `[N, H]`,
-        and their batch; `None`: all have left.
+        `flow` is asked before each layer which rows go on. The hidden rows that are needed of those that came through
+        (`Batch.kept_rows`), after the last norm `[K, H]`, and the batch; `None`: all have left. Once the last layer has
+        its keys and values, only these rows are computed; where there are none, the hidden rows are `None`.
         """
-        eps = self._eps
+        eps, last = self._eps, len(self._layers) - 1
         x = backend.embed(batch.ids, self._embed) if batch.num_tokens else None
         delta = None
-        for index in range(flow.first_layer, len(self._layers)):
+        for index in range(flow.first_layer, last + 1):
             state = flow.enter(index, x, delta, batch)
             if state is None:
                 return None
@@ -78,6 +81,10 @@ class DecoderModel:
             layer = self._layers[index]
             qkv = backend.linear(backend.add_norm(x, delta, layer.input_norm, eps), layer.qkv)
             attended = backend.attend(qkv, kv, index, layer.spec, batch, layer.qk_norm)
+            if index == last and (kept := batch.kept_rows) is not None:
+                if not len(kept):
+                    return None, batch
+                x, attended = backend.take_rows(x, kept), backend.take_rows(attended, kept)
             normed = backend.add_norm(x, backend.linear(attended, layer.o), layer.post_norm, eps)
             delta = backend.linear(backend.gate_up_act(normed, layer.gate_up, "silu"), layer.down)
         return backend.add_norm(x, delta, self._norm, eps), batch

@@ -61,11 +61,13 @@ class FallbackModel:
         """Compute a batch, writing its keys and values.
 
         Where rows are to leave, the step is given up and its online rows are computed again without the others.
-        The rows that came through, after the last norm `[N, H]`, and their batch; `None`: all have left.
+        The hidden rows that are needed of those that came through (`Batch.kept_rows`), after the last norm `[K, H]`,
+        and the batch; `None`: all have left.
         """
         while batch.num_seqs:
             try:
-                return self.hidden(Run(backend, batch, kv, self.kv_spec, flow)), batch
+                hidden, kept = self.hidden(Run(backend, batch, kv, self.kv_spec, flow)), batch.kept_rows
+                return hidden if kept is None else hidden[torch.from_numpy(kept).long()], batch
             except _Abandoned:
                 if batch.num_online_seqs == batch.num_seqs:
                     return None

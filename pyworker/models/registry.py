@@ -43,7 +43,8 @@ class Model(Protocol):
     def forward(self, backend: Backend, batch: Batch, kv: KVCache, flow: Flow) -> tuple[Tensor, Batch] | None:
         """Compute a batch; `flow.enter` says before each layer from `flow.first_layer` on which rows go on.
 
-        The rows that came through, after the last norm `[N, H]`, and their batch; `None`: all have left.
+        The hidden rows that are needed of those that came through (`Batch.kept_rows`), after the last norm `[K, H]`,
+        and the batch; `None`: all have left. Where no row is needed, what stands for the rows is of no use.
         """
 
     def logits(self, backend: Backend, hidden: Tensor, rows: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -33,7 +33,9 @@ class Batch:
     `[S + 1]`: tokens of sequence s are `starts[s]..starts[s + 1]`; `seq_lens` i32 `[S]`: context length with this
     step's tokens; `block_tables` i32 `[S, max_blocks]`, padded with 0 (the null block); `logit_rows` i32 `[R]`
     ascending, `logit_ids` the request of each, and `logit_drafts` how many drafts stand before its token. `seq_ids` are
-    the sequences' requests. The first `num_online_seqs` with `num_online_tokens` stay when offline rows leave.
+    the sequences' requests. `kept_rows` i32 `[K]` ascending are the rows that anything is asked of behind the last
+    layer, `logit_rows` among them; `None`: all. The first `num_online_seqs` with `num_online_tokens` stay when offline
+    rows leave.
     `backend_state` is the backend's own, made and read by it.
     """
 
@@ -47,6 +49,7 @@ class Batch:
     logit_ids: list[str]
     logit_drafts: list[int] = field(default_factory=list)
     seq_ids: list[str] = field(default_factory=list)
+    kept_rows: NDArray[np.int32] | None = None
     num_online_seqs: int = 0
     num_online_tokens: int = 0
     backend_state: object = None
@@ -61,10 +64,15 @@ class Batch:
         """S."""
         return len(self.seq_lens)
 
+    def among_kept(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+        """How many kept rows stand before each of `rows`: the places of kept ones among them."""
+        kept = self.kept_rows
+        return rows if kept is None else np.searchsorted(kept, rows).astype(np.int32)
+
     def prefix(self, num_seqs: int) -> Batch:
         """The first sequences: views on the same arrays, and a backend state to be made anew."""
         end = int(self.seq_starts[num_seqs])
-        rows = int(np.searchsorted(self.logit_rows, end))
+        rows, kept = int(np.searchsorted(self.logit_rows, end)), self.kept_rows
         return Batch(
             ids=self.ids[:end],
             positions=self.positions[:end],
@@ -76,6 +84,7 @@ class Batch:
             logit_ids=self.logit_ids[:rows],
             logit_drafts=self.logit_drafts[:rows],
             seq_ids=self.seq_ids[:num_seqs],
+            kept_rows=None if kept is None else kept[: int(np.searchsorted(kept, end))],
             num_online_seqs=min(self.num_online_seqs, num_seqs),
             num_online_tokens=min(self.num_online_tokens, end),
         )
@@ -102,8 +111,33 @@ class _Columns:
     logit_rows: list[int] = field(default_factory=list)
     logit_ids: list[str] = field(default_factory=list)
     logit_drafts: list[int] = field(default_factory=list)
+    scored_rows: list[int] = field(default_factory=list)
     num_online_seqs: int = 0
     num_online_tokens: int = 0
+
+    def kept_rows(self, logit_rows: NDArray[np.int32]) -> NDArray[np.int32] | None:
+        """See `Batch`."""
+        if len(logit_rows) == len(self.ids):
+            return None
+        if not self.scored_rows:
+            return logit_rows
+        return np.array(sorted({*self.logit_rows, *self.scored_rows}), dtype=np.int32)
+
+
+@dataclass(slots=True)
+class _Decodes:
+    """A batch of one token each, all of which need logits: its rows, and their places in the block tables."""
+
+    batch: Batch
+    rows: list[_Row]
+    places: NDArray[np.intp]
+
+    def are_all_of(self, out: SchedulerOutput) -> bool:
+        """Whether a step has the same requests, and one token of each that is no draft."""
+        if out.drafts or out.joins or out.new_requests or out.finished_ids:
+            return False
+        scheduled = out.num_scheduled_tokens
+        return list(scheduled) == self.batch.seq_ids and set(scheduled.values()) == {1}
 
 
 class BatchBuilder:
@@ -111,7 +145,8 @@ class BatchBuilder:
 
     A block table is carried over only for a request that was in the step just before and has moved on within what it
     computed there, and only its blocks of computed tokens: a preempted request may come back with other blocks, and so
-    may the place of a draft that was wrong.
+    may the place of a draft that was wrong. A step of decodes after one of the same decodes is that one's batch, moved
+    on.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, max_blocks: int) -> None:
@@ -124,6 +159,7 @@ class BatchBuilder:
         self._count = np.arange(max_num_batched_tokens, dtype=np.int32)
         self._rows: dict[str, _Row] = {}
         self._free = list(range(max_num_seqs - 1, -1, -1))
+        self._decodes: _Decodes | None = None
 
     def build(self, out: SchedulerOutput) -> Batch:
         """Fill the arrays: all rows of the step, those of `joins` last. The views hold until the next call.
@@ -133,6 +169,9 @@ class BatchBuilder:
                 that do not follow its known tokens, a slice that is not scheduled as it was parked, or an online
                 request behind an offline one.
         """
+        moved = self._move_on(out)
+        if moved is not None:
+            return moved
         self._check(out)
         order = _in_order(out)
         self._forget(self._rows.keys() - out.num_scheduled_tokens.keys())
@@ -144,6 +183,37 @@ class BatchBuilder:
         num_joining = sum(len(parked.num_tokens) for parked in out.joins)
         _count_online(columns, [out.requests[request_id] for request_id in order[: len(order) - num_joining]])
         return self._fill(columns, order)
+
+    def _move_on(self, out: SchedulerOutput) -> Batch | None:
+        """The batch of the step before with each request one token on; `None`: this step is another one."""
+        last, self._decodes = self._decodes, None
+        if last is None or not last.are_all_of(out):
+            return None
+        batch, requests = last.batch, [out.requests[request_id] for request_id in last.batch.seq_ids]
+        for row, request in zip(last.rows, requests, strict=True):
+            if request.num_computed_tokens != row.stop or request.num_tokens != row.stop + 1:
+                return None
+        batch.ids[:] = [(request.output_ids or request.prompt_ids)[-1] for request in requests]
+        batch.positions += 1
+        batch.slot_mapping += 1
+        batch.seq_lens += 1
+        crossing = []
+        for index, row in enumerate(last.rows):
+            if row.stop % BLOCK_SIZE:
+                row.first, row.stop = row.stop, row.stop + 1
+            else:
+                self._update_row(requests[index], row.stop, row.stop + 1)
+                crossing.append(index)
+        if crossing:
+            blocks = batch.positions[crossing] // BLOCK_SIZE
+            batch.slot_mapping[crossing] = self._tables[last.places[crossing], blocks] * BLOCK_SIZE
+            batch.block_tables = self._cut_tables(last.places, batch.seq_lens)
+        batch.backend_state = None
+        self._decodes = last
+        return batch
+
+    def _cut_tables(self, places: NDArray[np.intp], lens: NDArray[np.int32]) -> NDArray[np.int32]:
+        return self._tables[places, : -(-int(lens.max(initial=1)) // BLOCK_SIZE)]
 
     def _check(self, out: SchedulerOutput) -> None:
         seqs, tokens = len(out.num_scheduled_tokens), out.total_tokens
@@ -177,6 +247,8 @@ class BatchBuilder:
             columns.logit_rows += rows
             columns.logit_ids += [request.request_id] * len(rows)
             columns.logit_drafts += range(len(rows))
+        if request.params.prompt_logprobs is not None:
+            columns.scored_rows += range(len(columns.ids) - count, len(columns.ids))
 
     def _update_row(self, request: Request, first: int, stop: int) -> _Row:
         row = self._rows.get(request.request_id)
@@ -210,21 +282,25 @@ class BatchBuilder:
         slots = self._slots[:end]
         np.multiply(self._tables[np.repeat(places, counts), blocks], BLOCK_SIZE, out=slots, dtype=np.int64)
         slots += offsets
-        width = -(-int(lens.max(initial=1)) // BLOCK_SIZE)
-        return Batch(
+        logit_rows = np.array(columns.logit_rows, dtype=np.int32)
+        batch = Batch(
             ids=self._ids[:end],
             positions=positions,
             slot_mapping=slots,
             seq_starts=starts,
             seq_lens=lens,
-            block_tables=self._tables[places, :width],
-            logit_rows=np.array(columns.logit_rows, dtype=np.int32),
+            block_tables=self._cut_tables(places, lens),
+            logit_rows=logit_rows,
             logit_ids=columns.logit_ids,
             logit_drafts=columns.logit_drafts,
             seq_ids=order,
+            kept_rows=columns.kept_rows(logit_rows),
             num_online_seqs=columns.num_online_seqs,
             num_online_tokens=columns.num_online_tokens,
         )
+        if len(logit_rows) == end == seqs:
+            self._decodes = _Decodes(batch, [self._rows[request_id] for request_id in order], places)
+        return batch
 
 
 def by_layer(joins: Sequence[ParkedSlice]) -> list[ParkedSlice]:

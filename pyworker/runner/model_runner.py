@@ -60,7 +60,7 @@ class TorchModelRunner:
         started = time.perf_counter_ns()
         self._sampler.forget(out.finished_ids)
         batch = self._builder.build(out)
-        rows = {request_id: RowResult() for request_id in out.num_scheduled_tokens}
+        rows = dict.fromkeys(out.num_scheduled_tokens, _NOTHING)
         result = ModelRunnerOutput(rows)
         if batch.num_tokens:
             flow = Flow(self._backend, batch, by_layer(out.joins), self.safepoint.view, host.progress)
@@ -98,31 +98,36 @@ class TorchModelRunner:
             self._score_prompts(out, hidden, batch, rows)
             self._sample(out, hidden, batch, rows)
         for request_id in whole.seq_ids[num_through:]:
-            rows[request_id].parked = True
+            rows[request_id] = RowResult(parked=True)
 
     def _sample(self, out: SchedulerOutput, hidden: Tensor, batch: Batch, rows: dict[str, RowResult]) -> None:
         """Tokens for each request whose known tokens are all computed."""
         if not len(batch.logit_rows):
             return
-        due = [request_id for request_id, count in zip(batch.logit_ids, batch.logit_drafts, strict=True) if not count]
-        plan = [SampleRow(out.requests[request_id], out.drafts.get(request_id, ())) for request_id in due]
-        logits = self._model.logits(self._backend, hidden, batch.logit_rows)
+        requests, drafts = out.requests, out.drafts
+        due = batch.logit_ids
+        if drafts:
+            due = [request_id for request_id, count in zip(due, batch.logit_drafts, strict=True) if not count]
+        plan = [SampleRow(requests[request_id], drafts.get(request_id, ())) for request_id in due]
+        logits = self._model.logits(self._backend, hidden, batch.among_kept(batch.logit_rows))
         for request_id, found in zip(due, self._sampler.sample(logits, plan, out.masks), strict=True):
-            if rows[request_id].error is None:
-                found.prompt_logprobs = rows[request_id].prompt_logprobs
+            scored = rows[request_id]
+            if scored.error is None:
+                if scored.prompt_logprobs:
+                    found.prompt_logprobs = scored.prompt_logprobs
                 rows[request_id] = found
 
     def _score_prompts(self, out: SchedulerOutput, hidden: Tensor, batch: Batch, rows: dict[str, RowResult]) -> None:
         """Log-probabilities of the prompt tokens that follow the rows of this step, where they are asked for."""
+        requests = out.requests
         for seq, request_id in enumerate(batch.seq_ids):
-            request = out.requests[request_id]
-            if request.params.prompt_logprobs is not None:
-                begin, end = int(batch.seq_starts[seq]), int(batch.seq_starts[seq + 1])
+            if (request := requests[request_id]).params.prompt_logprobs is not None:
+                begin, end = batch.among_kept(batch.seq_starts[seq : seq + 2]).tolist()
                 found = self._score(request, hidden, begin, end)
                 if found is None:
                     rows[request_id] = RowResult(error="numerics_error", message="the prompt's logits are not finite")
-                else:
-                    rows[request_id].prompt_logprobs = found
+                elif found:
+                    rows[request_id] = RowResult(prompt_logprobs=found)
 
     def _score(self, request: Request, hidden: Tensor, begin: int, end: int) -> list[TokenLogprobs] | None:
         """What rows `begin..end` of one request say of the prompt tokens after them, a tile of rows at a time.
@@ -142,3 +147,7 @@ class TorchModelRunner:
                 return None
             found += part
         return found
+
+
+_NOTHING = RowResult()
+"""A row of which no result was asked. Nobody changes it."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slackwater._native.kernels import Pool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SampleRow:
     """A request whose known tokens are all computed, and its drafts: `len(drafts) + 1` rows of logits in turn.
 
@@ -38,6 +38,15 @@ class SampleRow:
     drafts: Sequence[int] = ()
 
 
+@dataclass(slots=True)
+class _Kept:
+    """The native side of one attempt of a request, and how many output tokens it has been told."""
+
+    attempt: int
+    sampler: sampling.RequestSampler
+    num_output: int
+
+
 class Sampler:
     """Samples for the requests of one worker. Keeps what each has said so far, until it is told to forget it."""
 
@@ -46,7 +55,7 @@ class Sampler:
         # A model may name end tokens that its head does not have.
         self._eos_ids = tuple(token for token in eos_ids if token < vocab_size)
         self._pool = pool
-        self._kept: dict[str, tuple[int, sampling.RequestSampler]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._masks = np.zeros((0, -(-vocab_size // 32)), dtype=np.int32)
 
     def forget(self, request_ids: Iterable[str]) -> None:
@@ -67,14 +76,15 @@ class Sampler:
             KernelError: the logits are not `[R, V]`, or a parameter or id is out of bounds.
         """
         mask_rows = self._fill_masks(rows, masks)
-        plan = []
+        plan: list[tuple[sampling.RequestSampler, int, Sequence[int], int]] = []
         for row in rows:
-            sampler = self._sampler_of(row.request)
-            first, mask = len(row.request.output_ids), mask_rows.get(row.request.request_id, -1)
-            for count in range(len(row.drafts) + 1):
+            sampler, first = self._sampler_of(row.request), len(row.request.output_ids)
+            mask = mask_rows.get(row.request.request_id, -1) if mask_rows else -1
+            plan.append((sampler, first, _NO_DRAFTS, mask))
+            for count in range(1, len(row.drafts) + 1):
                 plan.append((sampler, first + count, row.drafts[:count], mask if mask < 0 else mask + count))
         chosen = iter(sampling.sample(logits, plan, self._masks if mask_rows else None, self._pool))
-        return [_verified(row, [next(chosen) for _ in range(len(row.drafts) + 1)]) for row in rows]
+        return [_verified(row, [next(chosen), *itertools.islice(chosen, len(row.drafts))]) for row in rows]
 
     def prompt_logprobs(
         self, logits: NDArray[np.float32], next_ids: Sequence[int], top_n: int
@@ -83,16 +93,16 @@ class Sampler:
         found = sampling.prompt_logprobs(logits, next_ids, top_n, self._pool)
         if any(entry.error is not None for entry in found):
             return None
-        return [_logprobs(entry, entry.logprob) for entry in found if entry.logprob is not None]
+        return _logprobs(found)
 
     def _sampler_of(self, request: Request) -> sampling.RequestSampler:
-        attempt, kept = self._kept.get(request.request_id, (-1, None))
-        if kept is None or attempt != request.attempt or kept.num_output_tokens > len(request.output_ids):
-            kept = self._made(request)
-            self._kept[request.request_id] = (request.attempt, kept)
-        elif kept.num_output_tokens < len(request.output_ids):
-            kept.extend(request.output_ids[kept.num_output_tokens :])
-        return kept
+        kept, num_output = self._kept.get(request.request_id), len(request.output_ids)
+        if kept is None or kept.attempt != request.attempt or kept.num_output > num_output:
+            kept = self._kept[request.request_id] = _Kept(request.attempt, self._made(request), num_output)
+        elif kept.num_output < num_output:
+            kept.sampler.extend(request.output_ids[kept.num_output :])
+            kept.num_output = num_output
+        return kept.sampler
 
     def _made(self, request: Request) -> sampling.RequestSampler:
         params = request.params
@@ -137,6 +147,8 @@ class Sampler:
 
 def _verified(row: SampleRow, chosen: Sequence[sampling.SampledToken]) -> RowResult:
     """The tokens up to and with the first that is not the draft in its place, or that there is none of."""
+    if not row.drafts and (token := chosen[0].token_id) is not None:
+        return RowResult([token], _logprobs(chosen))
     tokens = [entry.token_id for entry in itertools.takewhile(lambda entry: entry.token_id is not None, chosen)]
     if not tokens:
         position, error = len(row.request.output_ids), chosen[0].error
@@ -144,12 +156,19 @@ def _verified(row: SampleRow, chosen: Sequence[sampling.SampledToken]) -> RowRes
     count = num_emitted(row.drafts[: len(tokens) - 1], tokens)
     return RowResult(
         token_ids=[token for token in tokens[:count] if token is not None],
-        logprobs=[_logprobs(entry, entry.logprob) for entry in chosen[:count] if entry.logprob is not None],
+        logprobs=_logprobs(chosen[:count]),
     )
 
 
-def _logprobs(entry: sampling.SampledToken, logprob: float) -> TokenLogprobs:
-    return TokenLogprobs(logprob, entry.top_ids, entry.top_logprobs)
+def _logprobs(chosen: Sequence[sampling.SampledToken]) -> list[TokenLogprobs]:
+    return [
+        TokenLogprobs(logprob, entry.top_ids, entry.top_logprobs)
+        for entry in chosen
+        if (logprob := entry.logprob) is not None
+    ]
+
+
+_NO_DRAFTS: tuple[int, ...] = ()
 
 
 _MESSAGES: dict[str | None, str] = {

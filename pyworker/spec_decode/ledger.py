@@ -1,4 +1,7 @@
-"""Never a loss: whoever's guesses cost more than they bring stops guessing for a while."""
+"""Never a loss: whoever's guesses have cost more than they have brought stops guessing for a while.
+
+What was brought counts for as long as the request lives: one wrong guess after many right ones is no reason to stop.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ from dataclasses import dataclass
 
 _MOST_DEBT = 0.01
 """Of the time that the request has been decoding."""
+_LEAST_STEPS = 100
+"""A request is judged as if it had decoded for so many steps at least: its first guesses may cost one step in all. With
+less, the first wrong one would end them, before anything is known of the request.
+"""
 _PAUSE_STEPS = 64
 
 
@@ -13,8 +20,14 @@ _PAUSE_STEPS = 64
 class _Account:
     debt_micros: float = 0.0
     decode_micros: float = 0.0
+    steps: int = 0
     pause: int = 0
     probing: bool = False
+
+    @property
+    def allowance(self) -> float:
+        """The debt that is borne."""
+        return _MOST_DEBT * self.decode_micros * max(1.0, _LEAST_STEPS / max(1, self.steps))
 
 
 class Ledger:
@@ -36,14 +49,15 @@ class Ledger:
         """Book one step of the request: its time, what its guesses added to it, and what the tokens they gave saved."""
         account = self._accounts.setdefault(request_id, _Account())
         account.decode_micros += step_micros
-        account.debt_micros = max(0.0, account.debt_micros + extra_micros - saved_micros)
+        account.steps += 1
+        account.debt_micros += extra_micros - saved_micros
+        if extra_micros <= 0.0 and saved_micros <= 0.0:
+            return
         failed_probe = account.probing and extra_micros > saved_micros
-        guessed = extra_micros > 0.0 or saved_micros > 0.0
-        if guessed and account.probing:
-            account.probing = False
-            if not failed_probe:
-                account.debt_micros = 0.0
-        if guessed and (failed_probe or account.debt_micros > _MOST_DEBT * account.decode_micros):
+        if account.probing and not failed_probe:
+            account.debt_micros = min(0.0, account.debt_micros)
+        account.probing = False
+        if failed_probe or account.debt_micros > account.allowance:
             account.pause = _PAUSE_STEPS
 
     def forget(self, request_id: str) -> None:

@@ -89,9 +89,11 @@ class LLGuidance:
         return list(drafts) if matcher is None else list(drafts[: matcher.validate_tokens(list(drafts))])
 
     def forced(self, request: Request, most: int) -> list[int]:
-        """Tokens that must come next, because nothing else is allowed."""
+        """Tokens that must come next: of a text that is settled the mask allows one way to write it only."""
         matcher = self._matcher(request.request_id)
-        return [] if matcher is None or matcher.is_stopped() else list(matcher.compute_ff_tokens()[:most])
+        if matcher is None or matcher.is_error() or matcher.is_stopped():
+            return []
+        return list(matcher.compute_ff_tokens()[:most])
 
     def masks(self, drafts: Mapping[str, Sequence[int]], requests: Mapping[str, Request]) -> StepMasks | None:
         """Masks of the requests in this step that have a grammar."""

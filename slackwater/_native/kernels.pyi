@@ -50,6 +50,7 @@ __all__ = [
     "logits",
     "park",
     "set_isa",
+    "take_rows",
 ]
 
 REVISION: int
@@ -318,6 +319,9 @@ def park(x: Buf, delta: Buf | None, first: int) -> tuple[Buf, Buf | None, NDArra
 
 def join(x: Buf | None, delta: Buf | None, rows: NDArray[np.float32], workspace: Workspace) -> tuple[Buf, Buf | None]:
     """Parked rows behind those of `x`; their delta is -0.0, which changes no bit of theirs."""
+
+def take_rows(x: Buf, rows: NDArray[np.int32], workspace: Workspace) -> Buf:
+    """Copies of some rows of `x` `[N, M]`, in the order of `rows` `[R]`: `[R, M]`."""
 
 def isa() -> str:
     """Name of the instruction set in use: `portable`, `avx2`, `avx512` or `avx512bf16`."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.http import call
-from support.metrics import value
+from support.metrics import value, wait_for_value
 from support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMPLETIONS = "/v1/completions"
+IN_FLIGHT = 'slackwater_worker_in_flight{worker="w0"}'
 PARKED = 'slackwater_worker_parked_slices_total{worker="w0"}'
 
 
@@ -44,9 +45,10 @@ def test_an_online_arrival_does_not_wait_for_an_offline_chunk(slow: Server) -> N
     ratios = []
     for attempt in range(3):
         chunk, _ = seconds(slow, offline(100 + attempt, 1))
+        wait_for_value(slow.ops, IN_FLIGHT, 0)
         with ThreadPoolExecutor(1) as pool:
             held = pool.submit(seconds, slow, offline(200 + attempt, 12))
-            time.sleep(chunk * 0.15)
+            slow.busy_worker()
             waited, found = seconds(slow, online)
             assert not held.done()
             parked = held.result()[1]

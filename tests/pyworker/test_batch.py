@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.model_rig import GREEDY, Block
 
@@ -236,3 +236,50 @@ def _check_plainly(batch: Batch, parts: list[tuple[Request, int]], drafts: dict[
             ids.append(tokens[position])
             slots.append(request.block_table[position // 32].block_id * 32 + position % 32)
     assert (batch.ids.tolist(), batch.slot_mapping.tolist()) == (ids, slots)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_step_of_the_same_decodes_is_that_of_a_builder_that_has_seen_none(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 70), min_size=1, max_size=4))
+    requests = [
+        request_for_test(str(index), known, [1 + 5 * index + block for block in range(5)], computed=known - 1)
+        for index, known in enumerate(lengths)
+    ]
+    builder = BatchBuilder(4, 64, 5)
+    for index in range(data.draw(st.integers(2, 40))):
+        parts = requests
+        if data.draw(st.integers(0, 9)) == 0:
+            parts = data.draw(st.permutations(requests))
+        batch = step(builder, *((request, 1) for request in parts))
+        assert fields(batch) == fields(step(BatchBuilder(4, 64, 5), *((request, 1) for request in parts)))
+        assert batch.backend_state is None
+        assert batch.kept_rows is None
+        batch.backend_state = "of the step"
+        if data.draw(st.integers(0, 9)) == 0:
+            continue  # the step has failed, and is run again
+        for request in requests:
+            request.num_computed_tokens += 1
+            request.output_ids.append(1000 + index)
+
+
+def test_a_step_of_the_same_decodes_is_not_built_anew() -> None:
+    builder, request = BatchBuilder(2, 64, 2), request_for_test("a", 31, [5, 9], computed=30)
+    first = step(builder, (request, 1))
+    for token in (7, 8, 9):
+        request.num_computed_tokens += 1
+        request.output_ids.append(token)
+        assert step(builder, (request, 1)) is first
+        assert (first.ids.tolist(), first.positions.tolist()) == ([token], [request.num_computed_tokens])
+    assert (first.block_tables.tolist(), first.slot_mapping.tolist()) == ([[5, 9]], [9 * 32 + 1])
+
+
+def test_decodes_without_a_block_for_their_token_are_refused() -> None:
+    builder, request = BatchBuilder(2, 64, 2), request_for_test("a", 32, [5], computed=31)
+    step(builder, (request, 1))
+    request.num_computed_tokens += 1
+    request.output_ids.append(7)
+    with pytest.raises(ValueError, match="request a: 1 blocks for 33 tokens"):
+        step(builder, (request, 1))
+    request.block_table.append(Block(3))  # type: ignore[arg-type]
+    assert step(builder, (request, 1)).block_tables.tolist() == [[5, 3]]

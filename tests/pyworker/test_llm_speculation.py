@@ -11,11 +11,13 @@ import pytest
 from pyworker.inprocess import Answer
 from pyworker.llm import LLM, Grammar, GrammarKind, SamplingParams
 from pyworker.spec_decode import speculator
+from pyworker.spec_decode.proposer import NO_DRAFT, Draft
 from pyworker.spec_decode.speculator import PROPOSERS, GatedSpeculator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyworker.engine.request import Request
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -119,3 +121,40 @@ def test_texts_of_a_schema_are_valid_and_the_same_with_guesses() -> None:
         assert set(value["tags"]) <= {"red", "green", "blue"}
         assert value["count"] in range(100)
         assert one.finish_reason == "stop"
+
+
+class Silent:
+    """A proposer that guesses nothing."""
+
+    name = "silent"
+
+    def propose(self, request: Request, k: int) -> Draft:
+        del request, k
+        return NO_DRAFT
+
+    def observe(self, request: Request, tokens: Sequence[int]) -> None:
+        """Nothing to learn."""
+
+    def forget(self, request_id: str) -> None:
+        """Nothing is known."""
+
+
+def test_the_keys_of_a_schema_take_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("the_first_and_longest_of_all_keys", "the_second_key_which_is_not_short", "the_third")
+    schema = SCHEMA | {"properties": {key: {"type": "boolean"} for key in keys}, "required": keys}
+    grammar = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+    no_space = tuple((byte, -100.0) for byte in b" \t\r\n")
+    params = [
+        SamplingParams(max_tokens=200, seed=seed, logprobs=1, grammar=grammar, logit_bias=no_space) for seed in range(3)
+    ]
+    monkeypatch.setitem(PROPOSERS, "ngram", Silent)
+    found, steps, drafted = {}, {}, {}
+    for name in ("off", "ngram"):
+        with LLM("tiny", speculative=name, kv_cache_bytes=1 << 23, threads=1) as llm:
+            found[name] = outcome(llm, [[104, 105]] * len(params), params)
+            steps[name], drafted[name] = counters(llm)["step_rows_count"], counters(llm)["draft_tokens"]
+    assert results(found["ngram"]) == results(found["off"])
+    assert [sorted(json.loads(one.text)) for one in found["ngram"]] == [sorted(keys)] * len(params)
+    assert steps["off"] > 90
+    assert steps["ngram"] < 20
+    assert drafted["ngram"] == 0

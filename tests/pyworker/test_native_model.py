@@ -47,6 +47,7 @@ def logits_by_chunks(backend: NativeBackend, chunks: list[int]) -> NDArray[np.fl
     builder, found = BatchBuilder(1, len(PROMPT), 10), []
     for count in chunks:
         batch = builder.build(SchedulerOutput({"a": count}, {"a": request}))
+        batch.kept_rows = None
         flow = Flow(backend, batch, [], bytes(1), lambda: None)
         through = model.forward(backend, batch, kv, flow)
         assert through is not None
@@ -140,3 +141,12 @@ def test_positions_beyond_the_planned_ones_are_computed_too() -> None:
     backend._positions = 8
     assert logits_by_chunks(backend, [300]).tobytes() == logits_by_chunks(NativeBackend(1), [300]).tobytes()
     assert BLOCK_SIZE == kernels.BLOCK_SIZE
+
+
+def test_the_angles_of_all_positions_are_there_before_the_first_step() -> None:
+    built = built_for_test("tiny", "native")
+    backend = cast("NativeBackend", built.runner._backend)
+    ropes, specs = list(backend._ropes.values()), dict(backend._specs)
+    generate(model_rig(built), [PROMPT[:40]])
+    assert (list(backend._ropes.values()), backend._specs) == (ropes, specs)
+    assert len(ropes) == 1

@@ -18,6 +18,7 @@ def counters_of(kind: type[Storm], seeds: range) -> Counter[str]:
         except Exception as error:
             raise AssertionError(f"seed {seed}; last steps {storm.trace[-5:]}") from error
         counters.update({name: int(value) for name, value in storm.world.counters().items()})
+        counters["forced"] += storm.forced if isinstance(storm, FullStorm) else 0
     return counters
 
 
@@ -35,6 +36,7 @@ def test_everything_holds_with_drafts_forks_grammars_and_parking(ten: int) -> No
     assert counters["forks"] > 10
     assert counters["accepted_draft_tokens"] > 50
     assert counters["draft_tokens"] > counters["accepted_draft_tokens"] + 50
+    assert counters["forced"] > 20
     assert counters["parked_slices"] > 40
     assert counters["parked_tokens_wasted"] > 0
 

@@ -93,6 +93,27 @@ def test_the_ledger_stops_a_loser_and_lets_it_try_again() -> None:
     assert not ledger.may_guess("r")
 
 
+def test_the_first_wrong_guesses_may_cost_a_step_and_no_more() -> None:
+    ledger = Ledger()
+    for _ in range(2):
+        ledger.book("r", 1400.0, 400.0, 0.0)
+        assert ledger.may_guess("r")
+    ledger.book("r", 1400.0, 700.0, 0.0)
+    assert not ledger.may_guess("r")
+
+
+def test_what_guesses_have_brought_pays_for_a_wrong_one() -> None:
+    ledger = Ledger()
+    for _ in range(10):
+        ledger.book("r", 1200.0, 200.0, 1000.0)
+    for _ in range(8):
+        ledger.book("r", 2000.0, 1000.0, 0.0)
+        assert ledger.may_guess("r")
+    for _ in range(2):
+        ledger.book("r", 2000.0, 1000.0, 0.0)
+    assert not ledger.may_guess("r")
+
+
 class Wrong:
     """Guesses that never come true."""
 

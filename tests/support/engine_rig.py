@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from pyworker.engine.config import EngineConfig
@@ -33,6 +33,7 @@ class ConfigOverrides(TypedDict, total=False):
     block_size: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_step_drafts: int
     decode_chunk: int
     enable_prefix_caching: bool
     park_max_slices: int
@@ -176,11 +177,17 @@ def rig_for_test(
     policies: Policies | None = None,
     planner: Planner | None = None,
     host: RecordingHost | None = None,
+    features: tuple[str, ...] = (),
     **overrides: Unpack[ConfigOverrides],
 ) -> Rig:
-    """An attached engine; with no runner given, one that takes 1000 us and 10 us a token of virtual time."""
+    """An attached engine; with no runner given, one that takes 1000 us and 10 us a token of virtual time.
+
+    `features` are declared beside those of the simulator.
+    """
     config, clock, host = config_for_test(**overrides), VirtualClock(), host or RecordingHost()
     sim = SimRunner(config, step_micros=(1000, 10), layers=2, sleep=clock.sleep)
-    engine = EngineCore(config, runner or sim, clock, sim_capabilities(config), policies, planner)
+    known = sim_capabilities(config)
+    known = replace(known, features=(*known.features, *features))
+    engine = EngineCore(config, runner or sim, clock, known, policies, planner)
     engine.attach(host)
     return Rig(config, clock, host, engine)

@@ -121,6 +121,7 @@ def logits_of(folder: Path, prompt: list[int]) -> NDArray[np.float32]:
     request = Request("a", 0, prompt, GREEDY)
     request.block_table.extend(cast("list[KVCacheBlock]", [Block(index + 1) for index in range(num_blocks)]))
     batch = BatchBuilder(1, len(prompt), num_blocks).build(SchedulerOutput({"a": len(prompt)}, {"a": request}))
+    batch.kept_rows = None
     rows = np.arange(len(prompt), dtype=np.int32)
     flow = Flow(backend, batch, [], b"\0", lambda: None)
     through = model.forward(backend, batch, backend.kv_cache(model.kv_spec, num_blocks + 1), flow)

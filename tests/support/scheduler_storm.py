@@ -164,6 +164,7 @@ class FullStorm(Storm):
         self.grammar = StubGrammar()
         self.told: dict[tuple[int, int], int] = {}
         self.known: dict[object, World] = {}
+        self.forced = 0
         super().__init__(seed)
 
     def make_world(self) -> World:
@@ -191,7 +192,8 @@ class FullStorm(Storm):
 
     def traced(self, out: SchedulerOutput) -> object:
         joins = [(parked.layer, dict(parked.num_tokens)) for parked in out.joins]
-        return super().traced(out), dict(out.drafts), list(out.block_copies), joins
+        self.forced += len(out.forced)
+        return super().traced(out), dict(out.drafts), sorted(out.forced), list(out.block_copies), joins
 
     def hear(self, events: KVEvents) -> None:
         assert not events.cleared
@@ -211,7 +213,7 @@ class FullStorm(Storm):
             stop_token_ids=tuple(rng.sample(range(256, 1000), rng.choice([0, 20]))),
             logprobs=rng.choice([None, 0, 2]),
             prompt_logprobs=rng.choice([None, None, None, 1]),
-            grammar=rng.choice([None, None, Grammar(GrammarKind.REGEX, rng.choice(["0", "2", "1 6"]))]),
+            grammar=rng.choice([None, Grammar(GrammarKind.REGEX, rng.choice(["0", "1 6", "0 18 15", "2 99 20"]))]),
         )
         prompt, salt, klass = self.text(), rng.choice([0, 0, 1]), rng.choice(list(RequestClass))
         group, count = f"g{len(self.world.requests)}", rng.choice([1, 1, 2, 4])

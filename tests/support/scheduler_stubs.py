@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -65,16 +66,25 @@ def wild_guess(seed: int) -> Callable[[Request], list[int]]:
     return guess
 
 
-def allows(output_length: int, token: int) -> bool:
-    """The made-up grammar: which token may come after so many."""
-    return (token + output_length) % 3 != 0
+def allows(output_length: int, token: int, literal: int = 0) -> bool:
+    """The made-up grammar: which token may come after so many. Of the first `literal` positions four in five have one
+    that must come.
+    """
+    forced = forced_at(output_length, literal)
+    return (token + output_length) % 3 != 0 if forced is None else token == forced
+
+
+def forced_at(output_length: int, literal: int) -> int | None:
+    """The only token that may come after so many; `None` where there is a choice."""
+    return 300 + output_length if output_length < literal and output_length % 5 else None
 
 
 @dataclass
 class StubGrammar:
     """A `GrammarEngine`: a third of all tokens is forbidden at each position.
 
-    A grammar's text is how many polls its compilation takes, then how long the text is when it ends; or an error code.
+    A grammar's text is how many polls its compilation takes, then how long the text is when it ends, then up to where
+    tokens are forced; or an error code.
     """
 
     polls: Counter[str] = field(default_factory=Counter)
@@ -107,18 +117,24 @@ class StubGrammar:
         self.waited.append(micros)
 
     def cut_drafts(self, request: Request, drafts: Sequence[int]) -> list[int]:
-        done = len(request.output_ids)
+        done, literal = len(request.output_ids), self.literal(request)
         for index, token in enumerate(drafts):
-            if not allows(done + index, token):
+            if not allows(done + index, token, literal):
                 return list(drafts[:index])
         return list(drafts)
+
+    def forced(self, request: Request, most: int) -> list[int]:
+        done, literal = len(request.output_ids), self.literal(request)
+        assert most > 0
+        tokens = (forced_at(done + index, literal) for index in range(most))
+        return [token for token in takewhile(lambda token: token is not None, tokens) if token is not None]
 
     def masks(self, drafts: Mapping[str, Sequence[int]], requests: Mapping[str, Request]) -> StubMasks | None:
         assert requests
         assert all(self.known[name] is request for name, request in requests.items())
         for name, request in requests.items():
             assert self.cut_drafts(request, drafts.get(name, ())) == list(drafts.get(name, ()))
-        return StubMasks(dict(requests))
+        return StubMasks({name: (request, self.literal(request)) for name, request in requests.items()})
 
     def accept(self, request: Request, token_ids: Sequence[int]) -> bool:
         name = request.request_id
@@ -128,11 +144,16 @@ class StubGrammar:
         if self.refuses_at in range(first, len(request.output_ids)):
             self.broken |= {name} if self.breaks else set()
             return False
-        return all(allows(first + index, token) for index, token in enumerate(token_ids))
+        literal = self.literal(request)
+        return all(allows(first + index, token, literal) for index, token in enumerate(token_ids))
 
     def is_ended(self, request: Request) -> bool:
         words = self.words(request)
         return len(words) > 1 and len(request.output_ids) >= int(words[1])
+
+    def literal(self, request: Request) -> int:
+        words = self.words(request)
+        return int(words[2]) if len(words) > 2 else 0
 
     def forget(self, request_id: str) -> None:
         self.known.pop(request_id, None)
@@ -152,23 +173,27 @@ class StubGrammar:
 class StubMasks:
     """`TokenMasks` of the made-up grammar."""
 
-    requests: dict[str, Request]
+    requests: dict[str, tuple[Request, int]]
 
     def __contains__(self, request_id: object) -> bool:
         return request_id in self.requests
 
     def fill(self, rows: Sequence[tuple[str, int]], masks: NDArray[np.int32]) -> None:
         for row, (name, num_drafts) in enumerate(rows):
-            length = len(self.requests[name].output_ids) + num_drafts
-            masks[row] = mask_words(length % 3, masks.shape[1])
+            request, literal = self.requests[name]
+            length = len(request.output_ids) + num_drafts
+            is_free = forced_at(length, literal) is None
+            masks[row] = (
+                mask_words(length % 3, masks.shape[1]) if is_free else mask_words(length, masks.shape[1], literal)
+            )
 
 
 @cache
-def mask_words(length: int, num_words: int) -> list[int]:
-    """The bits of `allows`, which come again after three tokens, as signed words."""
+def mask_words(length: int, num_words: int, literal: int = 0) -> list[int]:
+    """The bits of `allows` as signed words."""
     words = []
     for word in range(num_words):
-        bits = sum(1 << bit for bit in range(32) if allows(length, word * 32 + bit))
+        bits = sum(1 << bit for bit in range(32) if allows(length, word * 32 + bit, literal))
         words.append(bits - (1 << 32) if bits >= 1 << 31 else bits)
     return words
 

@@ -13,8 +13,9 @@ use crate::kv::{BLOCK_SIZE, LayerTiles, MAX_HEAD_DIM};
 use crate::norm::norm_row;
 use crate::vector::{LANES, Simd, per_isa, to_pair};
 
-/// A unit takes at least this many tokens: fewer are not worth waking anybody for.
-const MIN_TOKENS: usize = 8;
+/// A unit takes at least this many tokens: each takes more than a microsecond, as no line of its place in the cache is at
+/// hand. Asking for these lines before they are written saves nothing.
+const MIN_TOKENS: usize = 2;
 const UNITS_PER_THREAD: usize = 4;
 
 pub(super) fn tokens_per_unit(tokens: usize, threads: usize) -> usize {

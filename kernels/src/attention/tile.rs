@@ -27,6 +27,8 @@ pub(super) struct Walk<'a> {
     /// The queries scaled, as [`super::prepare`] leaves them.
     pub(super) qkv: &'a [f32],
     pub(super) plan: &'a Plan<'a>,
+    /// Threads that share the units.
+    pub(super) threads: usize,
 }
 
 impl Walk<'_> {

@@ -10,8 +10,8 @@ use crate::shared::{Shared, check_length};
 use crate::vector::{Simd, per_isa};
 use crate::{Dtype, Isa, KernelError, Kernels, Pool};
 
-/// Elements that a unit of rounding takes, at least: less is not worth waking anybody for.
-const ROUND_ELEMENTS: usize = 32 * 1024;
+/// Elements that a unit of rounding takes, at least: a microsecond, and inside a step the other threads are awake.
+const ROUND_ELEMENTS: usize = 4 * 1024;
 /// Fewer rows read the weights as fast as memory gives them: asking for more at once makes it slower.
 const AHEAD_ROWS: usize = 6;
 /// Steps of a block, at most, for the whole next block to be asked for while one is summed: both fit a second-level cache.

@@ -135,6 +135,9 @@ class Backend(Protocol):
     def prepare_vector(self, weight: Tensor) -> Tensor:
         """Keep a float32 vector, such as a norm's weight. The source may be dropped afterwards."""
 
+    def prepare_attention(self, spec: AttnSpec) -> None:
+        """Make at load time what attention of a layer needs beside weights, so that no step has to."""
+
     def from_torch(self, tensor: Tensor) -> Tensor:
         """Activations out of a float32 torch tensor `[N, M]`."""
 
@@ -149,6 +152,9 @@ class Backend(Protocol):
 
     def join(self, x: Tensor | None, delta: Tensor | None, rows: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
         """Append parked rows behind those of `x`; their delta is -0.0, which changes no bit of theirs."""
+
+    def take_rows(self, x: Tensor, rows: NDArray[np.int32]) -> Tensor:
+        """Copies of some rows of `x`, in the order of `rows` `[R]`: `[R, M]`."""
 
     def copy_blocks(self, kv: KVCache, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks (from, to) in all layers."""

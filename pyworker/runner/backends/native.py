@@ -96,6 +96,10 @@ class NativeBackend:
         """A copy."""
         return kernels.Vector(_array(weight))
 
+    def prepare_attention(self, spec: AttnSpec) -> None:
+        """Angles of all positions that were planned for, one table for all layers that turn alike."""
+        self._prepare_spec(spec)
+
     def from_torch(self, tensor: torch.Tensor) -> kernels.Buf:
         """A copy in the workspace."""
         return self.workspace.from_numpy(_array(tensor))
@@ -118,6 +122,10 @@ class NativeBackend:
     ) -> tuple[kernels.Buf, kernels.Buf | None]:
         """New buffers of both; without `x` the parked rows alone, which need no delta."""
         return kernels.join(x, delta, rows, self.workspace)
+
+    def take_rows(self, x: kernels.Buf, rows: NDArray[np.int32]) -> kernels.Buf:
+        """A new buffer."""
+        return kernels.take_rows(x, rows, self.workspace)
 
     def copy_blocks(self, kv: kernels.KvCache, copies: Sequence[tuple[int, int]]) -> None:
         """One copy a block."""

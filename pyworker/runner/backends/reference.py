@@ -84,6 +84,11 @@ class ReferenceBackend:
         """A copy."""
         return _copy(weight)
 
+    def prepare_attention(self, spec: AttnSpec) -> None:
+        """The table of angles, which grows with the positions that are asked for."""
+        if spec.rope is not None:
+            self._rope(spec.rope)
+
     def from_torch(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor itself."""
         return tensor
@@ -113,6 +118,10 @@ class ReferenceBackend:
         if delta is not None:
             delta = torch.cat([delta, torch.full_like(parked, -0.0)])
         return torch.cat([x, parked]), delta
+
+    def take_rows(self, x: torch.Tensor, rows: NDArray[np.int32]) -> torch.Tensor:
+        """A new tensor."""
+        return x[torch.from_numpy(rows.astype(np.int64))]
 
     def copy_blocks(self, kv: PagedKV, copies: Sequence[tuple[int, int]]) -> None:
         """One copy after the other."""
@@ -167,8 +176,7 @@ class ReferenceBackend:
 
     def logits(self, x: torch.Tensor, head: RowLinear, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """The head on the chosen rows."""
-        picked = x[torch.from_numpy(rows.astype(np.int64))]
-        result: NDArray[np.float32] = self.linear(picked, head).numpy()
+        result: NDArray[np.float32] = self.linear(self.take_rows(x, rows), head).numpy()
         return result
 
     def kv_cache(self, spec: KVCacheSpec, num_blocks: int) -> PagedKV:
