@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _STREAMS = 16
 _GOALS = {"slackwater": 0.55}
-_PEER_ROUNDS = 2
-"""A peer is there for comparison, and one whose threads spin takes minutes for each of them."""
+_PEER_ROUNDS = 1
+"""A peer is there for comparison, and one whose threads spin takes minutes for one of them."""
 
 
 def compare(servers: list[Server], corpus: Corpus, tokenizer: Tokenizer, results: Results, rounds: int) -> None:
