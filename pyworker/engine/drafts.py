@@ -36,23 +36,33 @@ class DraftPlanner:
 
     def plan(self, out: SchedulerOutput, decodes: Sequence[Request]) -> None:
         """Add drafts for some of these requests, each of which has one token in the step and credit for one more."""
-        room = min(self._config.max_num_batched_tokens - out.total_tokens, self._config.max_step_drafts)
+        # Parked rows bring their drafts along.
+        room = min(
+            self._config.max_num_batched_tokens - out.total_tokens, self._config.max_step_drafts - out.num_drafts
+        )
         able = [request for request in decodes if self._most(request) > 0]
+        num_emitting = len(decodes)
         if self._grammar is not None:
+            left = room
             able, room = self._plan_forced(out, able, room, self._grammar)
+            num_emitting += left - room
         if room <= 0 or not able:
             return
-        proposed = self._speculator.propose(able, out.total_tokens, room)
+        proposed = self._speculator.propose(able, out.total_tokens, room, num_emitting)
         for request in able:
             room -= self._put(out, request, proposed.get(request.request_id, ()), room)
 
     def _plan_forced(
         self, out: SchedulerOutput, able: Sequence[Request], room: int, grammar: GrammarEngine
     ) -> tuple[list[Request], int]:
-        """Draft what grammars force. Gives the requests of which nothing is forced, and the room that is left."""
+        """Draft what grammars force. Gives the requests of which nothing is forced, and the room that is left.
+
+        No gate stands before these tokens, so offline requests get none while somebody waits for the step.
+        """
+        is_awaited = any(not request.is_offline for request in out.requests.values())
         free = []
         for request in able:
-            is_followed = room > 0 and request.params.grammar is not None
+            is_followed = room > 0 and request.params.grammar is not None and not (is_awaited and request.is_offline)
             forced = grammar.forced(request, min(self._most(request), room)) if is_followed else ()
             if count := self._put(out, request, forced, room):
                 out.forced.add(request.request_id)

@@ -120,11 +120,14 @@ class Speculator(Protocol):
     a request has ended or was preempted.
     """
 
-    def propose(self, decodes: Sequence[Request], num_tokens: int, room: int) -> dict[str, list[int]]:
+    def propose(
+        self, decodes: Sequence[Request], num_tokens: int, room: int, num_emitting: int
+    ) -> dict[str, list[int]]:
         """Drafts by request id, for some of these requests (each has one token to compute and credit for one more).
 
-        `num_tokens` are scheduled without drafts, at most `room` more may be. A request's drafts stay within its credit
-        less one, its `max_tokens` and the context: the engine cuts what is too long.
+        `num_tokens` are scheduled without these drafts, at most `room` more may be; `num_emitting` tokens are expected
+        of the step in any case, those of others among them. A request's drafts stay within its credit less one, its
+        `max_tokens` and the context: the engine cuts what is too long.
         """
 
     def observe(self, request: Request, drafts: Sequence[int], token_ids: Sequence[int]) -> None:

@@ -79,6 +79,11 @@ class SchedulerOutput:
         """Tokens of the whole batch."""
         return sum(self.num_scheduled_tokens.values())
 
+    @property
+    def num_drafts(self) -> int:
+        """Drafts among them, those of rows that join included."""
+        return sum(map(len, self.drafts.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:

@@ -169,7 +169,9 @@ class Scheduler:
     def _choose(self, out: SchedulerOutput, now: int) -> None:
         """Fill the step with all who are not in it yet."""
         lots = self._roster.parking.expire(now)
-        self._join([lot for lot in lots if lot.has_online], out)
+        for lot in lots:
+            if lot.has_online and self._has_room(lot, out):
+                self._join(lot, out)
         self._schedule_decodes(out, offline=False)
         budget = ChunkBudget(self._config, out.total_tokens)
         self._schedule_chunks(out, budget, offline=False)
@@ -209,18 +211,22 @@ class Scheduler:
         for lot in lots:
             num_tokens = sum(lot.slice.num_tokens.values())
             is_there = not lot.has_online and all(name in self._roster.parking for name in lot.slice.num_tokens)
-            if is_there and num_tokens <= budget.left and self._joins.may_join(lot.slice, out, now):
+            fits = num_tokens <= budget.left and self._has_room(lot, out)
+            if is_there and fits and self._joins.may_join(lot.slice, out, now):
                 budget.spend(num_tokens)
-                self._join([lot], out)
+                self._join(lot, out)
 
-    def _join(self, lots: Sequence[Parked], out: SchedulerOutput) -> None:
-        for lot in lots:
-            self._roster.parking.take(lot)
-            out.joins.append(lot.slice)
-            out.drafts.update(lot.drafts)
-            out.forced |= lot.forced
-            for request in lot.requests:
-                self._plan(out, request, lot.slice.num_tokens[request.request_id])
+    def _has_room(self, lot: Parked, out: SchedulerOutput) -> bool:
+        """Whether the step's memory for logits has room for the lot's drafts; of a step's first lot it has."""
+        return out.num_drafts + sum(map(len, lot.drafts.values())) <= self._config.max_step_drafts
+
+    def _join(self, lot: Parked, out: SchedulerOutput) -> None:
+        self._roster.parking.take(lot)
+        out.joins.append(lot.slice)
+        out.drafts.update(lot.drafts)
+        out.forced |= lot.forced
+        for request in lot.requests:
+            self._plan(out, request, lot.slice.num_tokens[request.request_id])
 
     def _schedule_decodes(self, out: SchedulerOutput, *, offline: bool, budget: ChunkBudget | None = None) -> None:
         """One token for each running request that lacks only that one and has credit; others yield blocks to it.

@@ -121,7 +121,8 @@ class _Columns:
             return None
         if not self.scored_rows:
             return logit_rows
-        return np.array(sorted({*self.logit_rows, *self.scored_rows}), dtype=np.int32)
+        kept = sorted({*self.logit_rows, *self.scored_rows})
+        return None if len(kept) == len(self.ids) else np.array(kept, dtype=np.int32)
 
 
 @dataclass(slots=True)

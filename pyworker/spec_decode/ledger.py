@@ -1,6 +1,7 @@
 """Never a loss: whoever's guesses have cost more than they have brought stops guessing for a while.
 
-What was brought counts for as long as the request lives: one wrong guess after many right ones is no reason to stop.
+What was brought counts, up to a bound: one wrong guess after many right ones is no reason to stop, and many right ones
+long ago are none to go on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ _LEAST_STEPS = 100
 """A request is judged as if it had decoded for so many steps at least: its first guesses may cost one step in all. With
 less, the first wrong one would end them, before anything is known of the request.
 """
+_MOST_CREDIT = 10.0
+"""Allowances: what guesses brought beyond these is forgotten."""
 _PAUSE_STEPS = 64
 
 
@@ -50,12 +53,14 @@ class Ledger:
         account = self._accounts.setdefault(request_id, _Account())
         account.decode_micros += step_micros
         account.steps += 1
-        account.debt_micros += extra_micros - saved_micros
+        debt = account.debt_micros + extra_micros - saved_micros
+        account.debt_micros = max(debt, -_MOST_CREDIT * account.allowance)
         if extra_micros <= 0.0 and saved_micros <= 0.0:
             return
         failed_probe = account.probing and extra_micros > saved_micros
         if account.probing and not failed_probe:
-            account.debt_micros = min(0.0, account.debt_micros)
+            # It may guess again, and the next loss is one too many: were all forgiven, losses would add up by probes.
+            account.debt_micros = min(account.allowance, account.debt_micros)
         account.probing = False
         if failed_probe or account.debt_micros > account.allowance:
             account.pause = _PAUSE_STEPS

@@ -45,7 +45,9 @@ class GatedSpeculator:
         self._outcomes: dict[str, _Outcome] = {}
         self._steps = 0
 
-    def propose(self, decodes: Sequence[Request], num_tokens: int, room: int) -> dict[str, list[int]]:
+    def propose(
+        self, decodes: Sequence[Request], num_tokens: int, room: int, num_emitting: int
+    ) -> dict[str, list[int]]:
         """Guess for all that may, then take what pays."""
         self._proposed.clear()
         candidates = []
@@ -59,10 +61,10 @@ class GatedSpeculator:
                 candidates.append(Candidate(request_id, len(draft.tokens), alpha))
         if not self._gated:
             return {request_id: list(draft.tokens) for request_id, draft in self._proposed.items()}
-        counts = self._choose(candidates, len(decodes), num_tokens, room) if candidates else {}
+        counts = self._choose(candidates, num_emitting, num_tokens, room) if candidates else {}
         return {request_id: list(self._proposed[request_id].tokens[:count]) for request_id, count in counts.items()}
 
-    def _choose(self, candidates: Sequence[Candidate], num_decodes: int, num_tokens: int, room: int) -> dict[str, int]:
+    def _choose(self, candidates: Sequence[Candidate], num_emitting: int, num_tokens: int, room: int) -> dict[str, int]:
         """Until step times are known, plain steps and steps of every size take turns: else they would never be."""
         self._steps += 1
         most = sum(candidate.num_drafts for candidate in candidates)
@@ -71,7 +73,7 @@ class GatedSpeculator:
             return {}
         if curve is None:
             room = min(room, 1 + self._steps // 2 % most)
-        return choose(candidates, num_decodes, curve, room)
+        return choose(candidates, num_emitting, curve, room)
 
     def observe(self, request: Request, drafts: Sequence[int], token_ids: Sequence[int]) -> None:
         """Learn from a row; its account is settled when the step's time is known."""
@@ -87,7 +89,7 @@ class GatedSpeculator:
     def observe_step(self, num_tokens: int, num_rows: int, step_micros: int) -> None:
         """Learn the step's time, and settle: what guesses added is shared by number, what they saved by token.
 
-        Where the number of tokens is not known (0) nothing is learnt, and guesses are taken to have added nothing.
+        Where the number of tokens is not known (0), or what they take, nothing is booked: neither loss nor gain.
         """
         outcomes, self._outcomes = self._outcomes, {}
         self._cost.observe(num_tokens, step_micros)
@@ -95,10 +97,16 @@ class GatedSpeculator:
         curve = self._cost.curve(num_tokens - total, num_tokens) if total else None
         plain = float(step_micros) if curve is None else min(curve[0], float(step_micros))
         extra = (step_micros - plain) * num_rows
+        saved = self._saved_micros(num_rows, plain) if curve is not None else 0.0
         for request_id, outcome in outcomes.items():
             share = extra * outcome.num_drafts / total if total else 0.0
             # Everybody in the step waits for a guess, but a token that it gives saves a step to its own request alone.
-            self._ledger.book(request_id, float(step_micros), share, outcome.num_accepted * plain)
+            self._ledger.book(request_id, float(step_micros), share, outcome.num_accepted * saved)
+
+    def _saved_micros(self, num_rows: int, plain: float) -> float:
+        """What a token that was guessed is worth: a later step of these rows alone, whatever else was in this one."""
+        alone = self._cost.curve(num_rows, num_rows)
+        return plain if alone is None else min(plain, alone[0])
 
     def forget(self, request_id: str) -> None:
         """Drop the request everywhere."""

@@ -6,7 +6,7 @@ from typing import Unpack
 
 import pytest
 from support.engine_rig import UNLIMITED, VOCAB, ConfigOverrides, oracle_of, request_for_test
-from support.scheduler_stubs import StubGrammar, StubSpeculator, forced_at, right_drafts
+from support.scheduler_stubs import Pressure, StubGrammar, StubSpeculator, forced_at, right_drafts
 from support.scheduler_world import World, world_for_test
 
 from pyworker.engine.outputs import FinishReason, TokenLogprobs
@@ -185,6 +185,56 @@ def test_rows_that_left_in_the_middle_come_back_with_what_was_forced() -> None:
     assert speculator.observed[-1][1] == []
     world.run()
     assert outcome(world) == plain_outcome(request)
+
+
+def test_drafts_of_rows_that_come_back_count_against_the_limit_of_a_step() -> None:
+    def one(name: str, klass: RequestClass) -> Request:
+        return request_for_test(name, [1, 2, 3], params=guided().params, credit=UNLIMITED, expected=1, klass=klass)
+
+    policies = Policies(grammar=StubGrammar(), speculator=StubSpeculator(lambda _: []))
+    world = world_for_test(policies, 2, max_step_drafts=8, max_num_seqs=8, max_num_batched_tokens=64, num_blocks=64)
+    for index in range(2):
+        world.add(one(f"off{index}", RequestClass.OFFLINE))
+    world.step()
+    world.runner.ask_at(1)
+    assert world.step().num_drafts == 8
+    assert world.scheduler.num_parked == 1
+    world.runner.safepoint.clear()
+    world.add(one("on", RequestClass.STANDARD))
+    seen = [(out.num_drafts, len(out.joins)) for out in (world.step() for _ in range(3))]
+    assert sum(joins for _, joins in seen) == 1
+    assert max(drafts for drafts, _ in seen) == 8
+
+
+def test_lots_come_back_one_by_one_where_their_drafts_do_not_fit_together() -> None:
+    pressure = Pressure()
+    policies = Policies(grammar=StubGrammar(), speculator=StubSpeculator(lambda _: []), joins=pressure)
+    world = world_for_test(policies, 2, max_step_drafts=4, max_num_seqs=8, num_blocks=64)
+    for name in ("a", "c"):
+        params = guided().params
+        world.add(request_for_test(name, [1, 2, 3], params=params, expected=1, klass=RequestClass.OFFLINE))
+        world.step()
+        pressure.on = True
+        world.runner.ask_at(1)
+        assert world.step().num_drafts == 4
+        world.runner.safepoint.clear()
+    assert world.scheduler.num_parked == 2
+    pressure.on = False
+    assert [len(world.step().joins) for _ in range(2)] == [1, 1]
+    world.run()
+    assert [world.host.finish(name) for name in ("a", "c")] == [FinishReason.LENGTH] * 2
+
+
+def test_nothing_is_forced_on_offline_rows_while_somebody_waits_for_the_step() -> None:
+    policies = Policies(grammar=StubGrammar(), speculator=StubSpeculator(lambda _: []))
+    world = world_for_test(policies, max_num_seqs=4)
+    world.add(guided(klass=RequestClass.OFFLINE))
+    world.add(request_for_test("b", [8, 9], params=SamplingParams(max_tokens=3, ignore_eos=True)))
+    world.step()
+    assert dict(world.step().num_scheduled_tokens)["a"] == 1
+    while "b" in world.step().num_scheduled_tokens:
+        pass
+    assert world.step().forced == {"a"}
 
 
 def test_ids_that_no_vocabulary_has_are_not_drafted() -> None:

@@ -114,6 +114,30 @@ def test_what_guesses_have_brought_pays_for_a_wrong_one() -> None:
     assert not ledger.may_guess("r")
 
 
+def test_gains_are_remembered_up_to_a_bound() -> None:
+    ledger = Ledger()
+    for _ in range(1_000):
+        ledger.book("r", 1000.0, 0.0, 1000.0)
+    steps = 0
+    while ledger.may_guess("r"):
+        ledger.book("r", 1000.0, 500.0, 0.0)
+        steps += 1
+    assert 100 < steps < 300
+
+
+def test_probes_that_win_do_not_let_losses_add_up() -> None:
+    ledger = Ledger()
+    lost = decoded = 0.0
+    for _ in range(10_000):
+        extra = saved = 0.0
+        if ledger.may_guess("r"):
+            probing = ledger._accounts["r"].probing
+            extra, saved = (300.0, 1000.0) if probing else (300.0, 0.0)
+        ledger.book("r", 1000.0 + extra, extra, saved)
+        lost, decoded = lost + extra - saved, decoded + 1000.0
+    assert lost < 0.02 * decoded
+
+
 class Wrong:
     """Guesses that never come true."""
 
@@ -130,12 +154,20 @@ class Wrong:
         """Nothing to forget."""
 
 
+class Likely(Wrong):
+    """Guesses on a long match."""
+
+    def propose(self, request: Request, k: int) -> Draft:
+        del request
+        return Draft((1,) * min(k, 3), 16)
+
+
 def test_guesses_that_never_come_true_cost_little() -> None:
     speculator = GatedSpeculator(Wrong())
     one = Request("r", 0, [1], SamplingParams())
     plain = total = 0
     for _ in range(3_000):
-        drafts = speculator.propose([one], 1, 64).get("r", [])
+        drafts = speculator.propose([one], 1, 64, 1).get("r", [])
         micros = 1_000 + 200 * len(drafts)
         one.output_ids.append(2)
         speculator.observe(one, drafts, [2])
@@ -154,6 +186,34 @@ def test_a_step_of_unknown_size_settles_accounts_and_teaches_nothing() -> None:
     speculator.observe_step(0, 1, 10)
     assert speculator._outcomes == {}
     assert speculator._cost.curve(1, 3) == [1_000.0] * 3
+
+
+def test_a_token_guessed_beside_a_prompt_is_worth_a_step_without_it() -> None:
+    speculator = GatedSpeculator(Wrong())
+    one = Request("r", 0, [1], SamplingParams(), output_ids=[2, 3])
+    for _ in range(5):
+        for size, micros in ((1, 1_000), (2, 1_400), (100, 30_000), (102, 30_000)):
+            speculator.observe_step(size, 1, micros)
+    for size, extra in ((102, 0.0), (302, 0.0)):  # the second size is one of which nothing is known
+        before = speculator._ledger._accounts["r"].debt_micros if "r" in speculator._ledger._accounts else 0.0
+        speculator.observe(one, [3], [2, 3])
+        speculator.observe_step(size, 2, 30_000)
+        gained = before - speculator._ledger._accounts["r"].debt_micros
+        assert extra <= gained <= 1_400
+
+
+def test_tokens_that_come_anyway_weigh_against_a_guess() -> None:
+    """A guess that slows everybody down pays for one row alone, and not beside eight others."""
+    answers = {}
+    for others in (0, 8):
+        speculator = GatedSpeculator(Likely())
+        one = Request("r", 0, [1], SamplingParams())
+        for _ in range(5):
+            for size in range(1, 20):
+                speculator.observe_step(size, 1, 1_000 + 80 * size)
+        answers[others] = speculator.propose([one], 1 + others, 3, 1 + others).get("r", [])
+    assert answers[0]
+    assert not answers[8]
 
 
 def test_names() -> None:

@@ -37,8 +37,11 @@ class StubSpeculator:
         self.steps: list[tuple[int, int, int]] = []
         self.forgotten: list[str] = []
 
-    def propose(self, decodes: Sequence[Request], num_tokens: int, room: int) -> dict[str, list[int]]:
+    def propose(
+        self, decodes: Sequence[Request], num_tokens: int, room: int, num_emitting: int
+    ) -> dict[str, list[int]]:
         assert num_tokens >= len(decodes)
+        assert num_emitting >= len(decodes)
         self.rooms.append(room)
         return {request.request_id: self.guess(request) for request in decodes}
 

@@ -86,6 +86,7 @@ class World:
         assert sorted(out.requests) == sorted(given)
         assert [request_id in out.num_scheduled_tokens for request_id in out.drafts] == [True] * len(out.drafts)
         assert out.total_tokens <= config.max_num_batched_tokens
+        assert out.num_drafts <= config.max_step_drafts
         assert self.scheduler.num_running <= config.max_num_seqs
         offline = [out.requests[name].is_offline for name in given]
         assert offline == sorted(offline)

@@ -7,6 +7,9 @@ use slackwater_kernels::KernelError as Refused;
 use super::buf::{Buf, Workspace};
 use super::{guarded, lent, refused};
 
+/// Elements whose copy takes as long as giving up the interpreter is worth.
+const DETACH_ELEMENTS: usize = 256 * 1024;
+
 /// Copies of some rows of `x` `[N, M]`, in the order of `rows`, int32 `[R]`: `[R, M]`.
 #[pyfunction]
 pub(crate) fn take_rows(
@@ -20,7 +23,8 @@ pub(crate) fn take_rows(
     let out = workspace.buf(starts.len(), x.columns)?;
     let from = x.read("x")?;
     let mut to = out.write("out")?;
-    guarded(py, false, || {
+    let long = starts.len() * x.columns > DETACH_ELEMENTS;
+    guarded(py, long, || {
         copy_rows(from.floats(), &starts, x.columns, to.floats());
         Ok(())
     })?;
