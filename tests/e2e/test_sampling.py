@@ -156,3 +156,17 @@ def test_bad_values_are_refused_by_name(tiny: Server, fields: dict[str, Any], pa
     answer = call(tiny.api, "POST", COMPLETIONS, ask(**fields))
     assert answer.status == 400, answer.body
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("invalid_request", param)
+
+
+def test_a_cache_salt_keeps_a_prompt_to_those_who_name_it(tiny: Server) -> None:
+    prompt = [9 + place % 50 for place in range(64)]
+
+    def cached(**fields: Any) -> int:
+        answer = call(tiny.api, "POST", COMPLETIONS, ask(prompt=prompt, **fields)).json()
+        found: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return found
+
+    assert cached(cache_salt="ours") == 0
+    assert cached(cache_salt="ours") > 0
+    assert cached(cache_salt="theirs") == 0
+    assert cached() == 0

@@ -51,6 +51,7 @@ const FIELDS: &[(&str, Rule, Rule)] = &[
     ("seed", Honoured, Honoured),
     ("service_tier", Honoured, Honoured),
     ("request_id", Honoured, Honoured),
+    ("cache_salt", Honoured, Honoured),
     // Labels and hints.
     ("user", Ignored, Ignored),
     ("safety_identifier", Ignored, Ignored),
@@ -86,7 +87,6 @@ const FIELDS: &[(&str, Rule, Rule)] = &[
     ("echo", Neutral(is_false), Honoured),
     ("suffix", Absent, Neutral(is_empty)),
     ("truncate_prompt_tokens", Honoured, Honoured),
-    ("cache_salt", Refused, Refused),
     ("priority", Neutral(is_zero), Neutral(is_zero)),
     ("logits_processors", Neutral(is_empty), Neutral(is_empty)),
     ("use_beam_search", Neutral(is_false), Neutral(is_false)),

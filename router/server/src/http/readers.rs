@@ -2,11 +2,14 @@
 //! integer, and no float can hold NaN or infinity here, since JSON has neither.
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use slackwater_core::Class;
 
 use super::error::ServerError;
 use super::json::Object;
 use crate::limits::ServerLimits;
+
+const MOST_SALT_BYTES: usize = 256;
 
 /// What both endpoints read in the same way.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +40,8 @@ pub struct Common {
     pub tier: Option<Class>,
     /// The client's name for the request.
     pub request_id: Option<String>,
+    /// Which space of the prefix cache it reads and fills; 0 is the shared one.
+    pub salt: u64,
 }
 
 /// A field's value; `null` is no value.
@@ -67,7 +72,32 @@ pub fn common(body: &Object, limits: &ServerLimits) -> Result<Common, ServerErro
         seed: seed(body)?,
         tier: tier(body)?,
         request_id: string(body, "request_id")?.map(str::to_owned),
+        salt: salt(body)?,
     })
+}
+
+/// A space of its own for each text. It is drawn from a cryptographic hash, so that nobody can choose a text whose
+/// space is that of another text.
+fn salt(body: &Object) -> Result<u64, ServerError> {
+    let Some(text) = string(body, "cache_salt")? else {
+        return Ok(0);
+    };
+    if text.is_empty() || text.len() > MOST_SALT_BYTES {
+        return Err(ServerError::invalid(
+            "cache_salt",
+            "must be a text of 1 to 256 bytes",
+        ));
+    }
+    let digest = Sha256::new()
+        .chain_update(b"slackwater cache_salt\0")
+        .chain_update(text)
+        .finalize();
+    let first = digest
+        .iter()
+        .take(8)
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    // 0 is the space of those who ask for none.
+    Ok(first.max(1))
 }
 
 pub(super) fn boolean(body: &Object, name: &str) -> Result<Option<bool>, ServerError> {
@@ -249,7 +279,20 @@ mod tests {
                 seed: Some(u64::MAX),
                 tier: Some(Class::Offline),
                 request_id: None,
+                salt: 0,
             })
+        );
+    }
+
+    #[test]
+    fn each_salt_is_a_space_of_its_own() {
+        let salt = |text: &str| read(json!({"cache_salt": text})).map(|common| common.salt);
+        assert_eq!(salt("a"), salt("a"));
+        assert_ne!(salt("a"), salt("b"));
+        assert_ne!(salt("a"), Ok(0));
+        assert_eq!(
+            read(json!({"cache_salt": null})).map(|common| common.salt),
+            Ok(0)
         );
     }
 
@@ -276,6 +319,9 @@ mod tests {
             ("stop", json!({"stop": [1]})),
             ("stop", json!({"stop": "x".repeat(257)})),
             ("stop", json!({"stop": vec!["x"; 17]})),
+            ("cache_salt", json!({"cache_salt": ""})),
+            ("cache_salt", json!({"cache_salt": 7})),
+            ("cache_salt", json!({"cache_salt": "x".repeat(257)})),
             ("seed", json!({"seed": 1.0})),
             ("seed", json!({"seed": 9_223_372_036_854_775_808_u64})),
             ("service_tier", json!({"service_tier": "gold"})),

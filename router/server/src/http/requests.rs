@@ -122,7 +122,7 @@ fn draft(app: &App, asked: &Asked, request_id: RequestId, prompt: &Prompted) -> 
         group: None,
         choice_index: 0,
         class: asked.class,
-        salt: 0,
+        salt: common.salt,
         arrival: asked.arrival,
         expiry: Some(asked.arrival + app.limits.patience_of(asked.class)),
     }
