@@ -12,7 +12,7 @@ export CARGO_TERM_COLOR ?= auto
 # A cache folder on another disk is fine; uv then copies without a warning.
 export UV_LINK_MODE ?= hardlink
 
-WHEEL_SOURCES := $(shell find router kernels bindings slackwater pyworker -type f \
+WHEEL_SOURCES := $(shell find router kernels bindings slackwater pyworker loadgen -type f \
 	\( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' -o -name '*.json' -o -name 'py.typed' \) \
 	-not -path '*/tests/*') Cargo.toml Cargo.lock pyproject.toml
 
@@ -56,7 +56,7 @@ $(VENV)/.build-done: $(VENV)/.env-done $(WHEEL_SOURCES)
 	@touch $@
 
 lock: $(UV) ## Resolve the Python dependencies anew
-	@for target in "base" "dev --extra worker --extra convert --group dev"; do set -- $$target; name=$$1; shift; \
+	@for target in "base" "dev --extra worker --extra convert --extra report --group dev"; do set -- $$target; name=$$1; shift; \
 		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--custom-compile-command "make lock" pyproject.toml "$$@" -o requirements/$$name.txt $(UPGRADE); done
 	@for pin in uv model; do sed -nE 's/^([a-z0-9-]+==[^ ]+).*/\1/p' requirements/$$pin.txt | \

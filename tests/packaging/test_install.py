@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-WORKER_ONLY = ("torch", "transformers", "safetensors", "tokenizers", "accelerate", "gguf")
-"""What `slackwater[worker]` and `slackwater[convert]` bring."""
+EXTRAS = ("torch", "transformers", "safetensors", "tokenizers", "accelerate", "gguf", "plotly")
+"""What `slackwater[worker]`, `[convert]`, `[report]` and `[tokenizer]` bring."""
 
 BASE = """
 import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys(sys.argv[1:]))
 names = ["slackwater", "slackwater._native.kernels", "slackwater._native.text", "pyworker.errors"]
-for package in ("pyworker.wire", "pyworker.transport", "pyworker.engine", "pyworker.kvcache"):
+for package in ("pyworker.wire", "pyworker.transport", "pyworker.engine", "pyworker.kvcache", "loadgen"):
     module = importlib.import_module(package)
     names += [package, *(found.name for found in pkgutil.walk_packages(module.__path__, package + "."))]
 for name in names:
@@ -26,7 +26,7 @@ print(len(names))
 """
 
 
-@pytest.mark.parametrize("name", ["slackwater", "pyworker"])
+@pytest.mark.parametrize("name", ["slackwater", "pyworker", "loadgen"])
 def test_tests_run_against_the_installed_wheel(name: str) -> None:
     file = importlib.import_module(name).__file__
     assert file is not None
@@ -34,7 +34,7 @@ def test_tests_run_against_the_installed_wheel(name: str) -> None:
 
 
 def test_what_a_client_needs_imports_without_torch() -> None:
-    command = [sys.executable, "-I", "-c", BASE, *WORKER_ONLY]
+    command = [sys.executable, "-I", "-c", BASE, *EXTRAS]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 10

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/structures.md").read_text()
 QUOTED = re.findall(r"`([^`]+)`", PAGE)
-PATH = re.compile(r"^(router|pyworker|kernels|bindings|slackwater|tests|docs|scripts)/[\w./-]+$")
+PATH = re.compile(r"^(router|pyworker|loadgen|kernels|bindings|slackwater|tests|docs|scripts)/[\w./-]+$")
 NOT_YET = {"router/store"}
 
 
@@ -21,8 +21,12 @@ def test_every_path_on_the_page_exists() -> None:
 
 def test_every_package_is_on_the_page() -> None:
     members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
-    python = [str(init.parent.relative_to(ROOT)) for init in (ROOT / "pyworker").rglob("__init__.py")]
-    assert [package for package in [*members, *python, "slackwater"] if package not in {*QUOTED, "pyworker"}] == []
+    python = [
+        str(init.parent.relative_to(ROOT))
+        for top in ("pyworker", "loadgen")
+        for init in (ROOT / top).rglob("__init__.py")
+    ]
+    assert [package for package in [*members, *python, "slackwater"] if package not in {*QUOTED, "pyworker", "loadgen"}] == []
 
 
 def test_what_is_called_future_is() -> None:

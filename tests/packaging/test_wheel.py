@@ -43,9 +43,12 @@ def test_the_wheel_has_exactly_our_packages(wheel: Path) -> None:
     names = [PurePosixPath(name) for name in zipfile.ZipFile(wheel).namelist()]
     top = {name.parts[0] for name in names}
     (info,) = (name for name in top if name.startswith("slackwater-") and name.endswith(".dist-info"))
-    assert top == {"slackwater", "pyworker", info}
+    assert top == {"slackwater", "pyworker", "loadgen", info}
     assert "cp311-abi3" in wheel.name
-    leaked = [str(name) for name in names if name.suffix in {".rs", ".toml", ".lock"} or "tests" in name.parts]
+    plans = {name for name in names if name.parts[:2] == ("loadgen", "plans")}
+    ours = [name for name in names if name not in plans]
+    leaked = [str(name) for name in ours if name.suffix in {".rs", ".toml", ".lock"} or "tests" in name.parts]
+    assert plans
     assert leaked == []
 
 
@@ -53,7 +56,7 @@ def test_the_wheel_has_every_python_file_of_the_tree(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".pyi"))}
     tree = {
         path.relative_to(ROOT).as_posix()
-        for package in ("slackwater", "pyworker")
+        for package in ("slackwater", "pyworker", "loadgen")
         for path in (ROOT / package).rglob("*.py*")
         if path.suffix in {".py", ".pyi"}
     }
@@ -62,11 +65,15 @@ def test_the_wheel_has_every_python_file_of_the_tree(wheel: Path) -> None:
 
 def test_the_wheel_has_the_extension_with_its_types(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"slackwater/_native.abi3.so", "slackwater/py.typed", "pyworker/py.typed"} <= held
+    assert {"slackwater/_native.abi3.so", "slackwater/py.typed", "pyworker/py.typed", "loadgen/py.typed"} <= held
     (entries,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))
     text = zipfile.ZipFile(wheel).read(entries).decode()
     scripts = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    assert scripts == {"slackwater": "slackwater:main", "slackwater-worker": "pyworker.cli:main"}
+    assert scripts == {
+        "slackwater": "slackwater:main",
+        "slackwater-worker": "pyworker.cli:main",
+        "slackwater-loadgen": "loadgen.cli:main",
+    }
 
 
 def test_the_base_install_asks_for_no_torch(wheel: Path) -> None:
@@ -84,7 +91,7 @@ def test_the_source_archive_has_what_a_build_needs(sdist: Path) -> None:
     assert needed <= {path.name for path in sdist.iterdir()}
     for folder in ("bindings", "kernels", "router/core", "router/server", "router/wire", "router/zmtp"):
         assert (sdist / folder / "src" / "lib.rs").is_file(), folder
-    for package in ("slackwater", "pyworker"):
+    for package in ("slackwater", "pyworker", "loadgen"):
         assert (sdist / package / "__init__.py").is_file(), package
 
 

@@ -1,0 +1,1 @@
+"""`compare`: two servers, one plan, blocks in turn from one client."""

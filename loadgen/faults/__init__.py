@@ -1,0 +1,1 @@
+"""Faults that a run injects on purpose, each of which proves that it happened."""

@@ -1,0 +1,1 @@
+"""Offline jobs: through the Files and Batches API, or as lanes of requests; and whether what came back is whole."""

@@ -1,0 +1,1 @@
+"""Makes the plan of a run. Pure: seed and time are arguments."""

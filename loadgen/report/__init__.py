@@ -1,0 +1,1 @@
+"""Figures of finished runs for people: text, tables, pages. Reads files only."""

@@ -1,0 +1,1 @@
+"""Statistics without a clock, a socket or a global source of randomness: arrays in, numbers out."""

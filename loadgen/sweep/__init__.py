@@ -1,0 +1,1 @@
+"""`sweep`: one plan at several rates, and the largest rate at which a condition holds."""
