@@ -16,7 +16,7 @@ WHEEL_SOURCES := $(shell find router kernels bindings slackwater pyworker loadge
 	\( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' -o -name '*.json' -o -name 'py.typed' \) \
 	-not -path '*/tests/*') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: serve test test-long env build bench-engine lock generate sizes clean help
+.PHONY: serve test test-long env build bench-engine bench-loadgen lock generate sizes clean help
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ lock: $(UV) ## Resolve the Python dependencies anew
 
 bench-engine: build ## The engine's figures, against the memory's speed and against peers; writes benchmarks/results
 	@$(BIN)/python -P scripts/bench engine $(FLAGS)
+
+bench-loadgen: build ## The load generator's figures, against its own mock; writes benchmarks/results
+	@$(BIN)/python -P scripts/bench loadgen $(FLAGS)
 
 generate: env ## schema.json and the Python message classes, from the Rust types
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/generate

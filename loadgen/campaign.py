@@ -120,6 +120,12 @@ def value_in(figure: Figure, evidence: Evidence, other: Mapping[str, float] | No
     return figure_value(figure, evidence.at, evidence.facts, evidence.window, other or {})
 
 
+def work_ran_out(evidence: Evidence, cls: str | None = None) -> bool:
+    """Whether the jobs (of one class) had all ended before the window did: a rate over the window is then too low."""
+    jobs = [each for each in evidence.facts.jobs if cls in (None, each.cls)]
+    return bool(jobs) and all(each.finished is not None and each.finished < evidence.window[1] for each in jobs)
+
+
 def part_of(base: RunOptions, scenario: Scenario, folder: Path) -> RunOptions:
     """Options of one run of a series. It is quiet unless a view was asked for by name."""
     return replace(base, scenario=scenario, out=str(folder), ui=base.ui or "none", dry_run=False)

@@ -148,6 +148,8 @@ class ClassResult(msgspec.Struct, frozen=True, kw_only=True):
     planned: int | None
     outcomes: dict[str, int]
     reasons: dict[str, int]
+    messages: dict[str, str]
+    """By reason: what the server said with the first of them."""
     offered_per_s: float | None
     completed_per_s: Interval | None
     tokens_per_s: Interval | None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from loadgen.campaign import QUIET, Evidence, Interrupted, carry_out, in_columns, part_of, shown, value_in
+from loadgen.campaign import QUIET, Evidence, Interrupted, carry_out, in_columns, part_of, shown, value_in, work_ran_out
 from loadgen.errors import ExitCode, LoadgenError, first_of
 from loadgen.measure import expr
 from loadgen.measure.evaluate import evaluate
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 THREEWAY_VERSION = 1
 Part = Literal["online", "offline", "both"]
 PARTS: tuple[Part, ...] = ("online", "offline", "both")
+RAN_OUT = "its jobs ended within one of the runs, so no harvest is known: give them more items, or pool=closed"
 _OF_TWO_RUNS = ("harvest", "interference")
 
 
@@ -104,6 +105,7 @@ class ThreewayRecord(msgspec.Struct, kw_only=True):
     ratios_over_rounds: dict[str, dict[str, SpreadEntry | None]] = {}
     harvest_over_rounds: dict[str, SpreadEntry | None] = {}
     checks: list[CheckEntry] = []
+    notes: list[str] = []
 
 
 def encode(record: ThreewayRecord) -> bytes:
@@ -200,10 +202,15 @@ class Threeway:
         whole = harvest(*(None if each is None else each.value for each in rates))
         jobs = self.options.scenario.offline
         for spec in jobs:
+            ran_out = [work_ran_out(evidence[part], spec.name) for part in ("both", "offline")]
             figure = Figure(spec.name, None, False, "tokens_per_s", "window", None)
             own = harvest(*(value_in(figure, evidence[part]).number for part in ("both", "offline")))
-            # The rate within the window is what counts; with several classes only their own jobs tell them apart.
-            known = whole if whole is not None and len(jobs) == 1 else own
+            # The rate within the window is what counts, unless there was not work for all of it; with several classes
+            # only their own jobs tell them apart.
+            known = own if all(ran_out) or len(jobs) > 1 else whole
+            if any(ran_out) and not all(ran_out):
+                known = None
+                self.record.notes.append(f"{spec.name}: {RAN_OUT}")
             self.record.harvest.setdefault(spec.name, []).append(known)
 
     def _check(self, number: int, evidence: Evidence) -> None:
@@ -253,6 +260,7 @@ def text(record: ThreewayRecord) -> str:
         told = ", ".join(shown(each, "%") for each in values)
         parts.append(f"{name}: harvest {told}{_over(record.harvest_over_rounds.get(name), '%')}\n")
     parts += [f"{'holds' if each.holds else 'FAILS'}: {each.text}{_why(each)}\n" for each in record.checks]
+    parts += [f"{note}\n" for note in dict.fromkeys(record.notes)]
     if len(record.runs) < 3 * 6 and record.runs:
         parts.append("fewer than 6 rounds carry no claim about another run: --repeat 6\n")
     return "".join(parts)
@@ -263,7 +271,7 @@ def _class_text(name: str, entries: list[ClassEntry], record: ThreewayRecord) ->
     interval = "" if last.loss_low is None else f" ({shown(last.loss_low, '%')}..{shown(last.loss_high, '%')})"
     over = _over(record.loss_over_rounds.get(name), "%")
     lines = [f"{name}: attainment lost {shown(last.loss, '%')}{interval} over {last.pairs} pairs of requests{over}\n"]
-    rows: list[tuple[str, ...]] = [("", "alone", "beside", "ratio")]
+    rows: list[tuple[str, ...]] = [("  ms", "alone", "beside", "ratio")]
     for each in last.changes:
         cells = (shown(each.alone, "ms"), shown(each.beside, "ms"), shown(each.ratio))
         rows.append((f"  {each.metric} {each.statistic}", *cells))
@@ -291,9 +299,9 @@ def _entry(number: int, found: Interference) -> ClassEntry:
     return ClassEntry(
         round=number,
         pairs=found.pairs,
-        loss=None if share is None else -share.value,
-        loss_low=None if share is None or share.high is None else -share.high,
-        loss_high=None if share is None or share.low is None else -share.low,
+        loss=None if share is None else 0.0 - share.value,
+        loss_low=None if share is None or share.high is None else 0.0 - share.high,
+        loss_high=None if share is None or share.low is None else 0.0 - share.low,
         changes=[
             ChangeEntry(
                 metric=each.metric, statistic=each.statistic, alone=each.alone, beside=each.beside, ratio=each.ratio

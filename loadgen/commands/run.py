@@ -39,7 +39,7 @@ def main(options: RunOptions) -> ExitCode:
 
 
 def _once(options: RunOptions) -> RunOutcome:
-    outcome = execute(options, Stage(say=_say))
+    outcome = execute(options, Stage(say=_say, within_limits=True))
     colour = sys.stdout.isatty()
     if options.ui != "json":
         sys.stdout.write(summary(outcome.result, folder=str(outcome.folder), checks=outcome.checks, colour=colour))

@@ -75,7 +75,7 @@ def text(record: CompareRecord, folder: Path) -> str:
     head = [f"A {record.a}\nB {record.b}"]
     head.append(
         f"{done} of {record.pairs} pairs, blocks of {record.block_micros / 1e6:g} s, order {record.order}, "
-        f"idle side: {record.idle}, lengths {record.lengths}"
+        f"idle side: {record.idle}, lengths {record.lengths}, times in ms"
     )
     if record.interrupted:
         head.insert(0, "INTERRUPTED: this is what there was")

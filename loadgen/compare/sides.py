@@ -88,7 +88,7 @@ class Commanded:
             self._end()
             return
         self._frozen = True
-        pass
+        self._signal(signal.SIGSTOP)
         if not _until(lambda: all(state in "TZ" for state in self._states()), _STOP_PATIENCE) or not self._states():
             raise BadInput("--idle", "", "freeze", f"the processes of --{self._name}-up cannot be held still")
 

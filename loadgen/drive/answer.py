@@ -78,6 +78,15 @@ def error_code(body: bytes) -> str | None:
     return str(code)[:64] if code is not None else None
 
 
+def error_message(body: bytes) -> str | None:
+    """What an OpenAI error body says in words, at most 200 letters; None if it is none."""
+    try:
+        message = orjson.loads(body)["error"]["message"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return " ".join(message.split())[:200] if isinstance(message, str) else None
+
+
 def _read_stream(
     body: bytes, lengths: Sequence[int], stamps: Sequence[int], answer: Answer, chunks: list[_Chunk]
 ) -> None:

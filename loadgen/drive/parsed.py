@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import xxhash
 
-from loadgen.drive.answer import Answer, error_code, parse
+from loadgen.drive.answer import Answer, error_code, error_message, parse
 from loadgen.drive.spool import End
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Parsed(msgspec.Struct, kw_only=True):
     encoding: str | None = None
     error: str | None = None
     """The code in the body of an answer that is an error."""
+    message: str | None = None
+    """What it says in words."""
     stamps: list[int] = []
     counts: list[int] = []
     visible: int | None = None
@@ -80,7 +82,7 @@ def read(entry: Entry, count_text: Callable[[str], int] | None = None, *, keep_t
             answer = parse(entry.body, entry.lengths, entry.stamps, streamed=not whole, count_text=count_text)
             _take(found, answer, keep_text=keep_text)
     elif entry.status:
-        found.error = error_code(entry.body)
+        found.error, found.message = error_code(entry.body), error_message(entry.body)
     return found
 
 

@@ -40,8 +40,9 @@ class QueueWatch:
     def look(self, connection: Connection, now: int) -> None:
         """See what waits unread on the connection."""
         self.left = self._every
-        if connection.fileno < 0:
-            return
+        exchange = connection.exchange
+        if connection.fileno < 0 or (exchange is not None and exchange.slow is not None):
+            return  # what a slow reader leaves unread is the plan's wish
         waiting = struct.unpack("i", fcntl.ioctl(connection.fileno, termios.FIONREAD, b"\0\0\0\0"))[0]
         if waiting <= self._most:
             connection.over_since = -1

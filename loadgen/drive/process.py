@@ -11,6 +11,7 @@ import asyncio
 import gc
 import mmap
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -271,6 +272,7 @@ def main() -> int:
     args = parser.parse_args()
     # Ctrl-C goes to all of the terminal's processes: what it means is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _raise_limit()
     if args.cpu is not None:
         os.sched_setaffinity(0, {args.cpu})
     if args.nice:
@@ -281,6 +283,12 @@ def main() -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(args.summaries))
     return 0
+
+
+def _raise_limit() -> None:
+    """As many sockets as the host permits: the usual 1,024 would be a cap on what is in flight."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -53,6 +53,8 @@ class ScribeContext:
     count_text: Callable[[str], int] | None = None
     keep_outputs: Callable[[Output], None] | None = None
     died: bool = False
+    messages: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By (class, reason): what the server said with the first such error. Filled by `records_of`."""
 
 
 def records_of(spools: Sequence[Path], plan: Plan, context: ScribeContext) -> Iterator[Record]:
@@ -115,6 +117,8 @@ def _record(request: PlannedRequest, one: Parsed, context: ScribeContext, sample
         reason = "open" if end_kind is End.OPEN else "not_sent"
     else:
         outcome, reason = outcome_of(one)
+        if reason is not None and one.message is not None:
+            context.messages.setdefault((request.cls, reason), one.message)
     sent = one.sent if one.sent >= 0 else None
     keeps = sampled is None or one.id in sampled
     if context.keep_outputs is not None and one.text is not None:

@@ -127,7 +127,9 @@ class Sender:
             self._settle()
 
     def stop(self) -> None:
-        """Issue nothing more; what is under way goes on. What was planned and is not sent ends as `UNSENT`."""
+        """Issue nothing more; what was due goes on, behind a class's cap too. What was planned and is not sent ends as
+        `UNSENT`.
+        """
         if self._stopped:
             return
         self._stopped = True
@@ -136,17 +138,17 @@ class Sender:
         self._at = len(self._schedule.open)
         for lane in self._schedule.lanes:
             lane.next = len(lane.requests)  # a slot's request has no due time until it is taken: it was never offered
-        for waiting in self._waiting:
-            for opened, due in waiting:
-                del self._open[opened.request.id]
-                self._unsent(opened.request, due, 0)
-            waiting.clear()
         self._settle()
 
     def abandon(self) -> None:
         """The drain is over: hang up on all that is still open."""
         self.stop()
         self._abandoned = True
+        for waiting in self._waiting:
+            for opened, due in waiting:
+                del self._open[opened.request.id]
+                self._unsent(opened.request, due, 0)
+            waiting.clear()
         for opened in list(self._open.values()):
             if opened.exchange is not None:
                 self._pool.hang_up(opened.exchange, End.OPEN)
@@ -158,7 +160,7 @@ class Sender:
     def hang_up(self, cls: int, share: float) -> int:
         """Clients of a class go away, this share of those that are open, oldest first. How many."""
         mine = [each for each in self._open.values() if each.request.cls == cls and each.exchange is not None]
-        leaving = mine[: round(len(mine) * share)]
+        leaving = mine[: max(1, round(len(mine) * share))]  # of few at least one, or nothing would have happened
         for opened in leaving:
             if opened.exchange is not None:
                 self._pool.hang_up(opened.exchange, End.CANCELLED)

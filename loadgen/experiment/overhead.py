@@ -105,7 +105,8 @@ def _extra(mine: Sequence[Run], cls: str) -> str:
         extra = sum(count or 0.0 for name, count in calls.items() if not name.endswith("/completions"))
         if sent and calls:
             found.append(extra / sent)
-    return number(sum(found) / len(found)) if found else "-"
+    # The client itself asks for a few words once a run: hundredths are not the router's.
+    return number(round(sum(found) / len(found), 2)) if found else "-"
 
 
 def _stall(mine: Sequence[Run], direct: Sequence[Run]) -> str:

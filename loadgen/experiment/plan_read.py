@@ -79,16 +79,18 @@ def put(raw: dict[str, Any], key: str, value: str) -> None:
         BadInput: a table on the way is not there.
     """
     *way, last = key.split(".")
-    at: Any = raw
-    for place, step in enumerate(way):
-        at = _step(at, step, f"--set {'.'.join(way[: place + 1])}")
-    for target in at if isinstance(at, list) else [at]:
-        if not isinstance(target, dict):
+    places: list[Any] = [raw]
+    for number, step in enumerate(way):
+        where = f"--set {'.'.join(way[: number + 1])}"
+        places = [found for at in places for found in _step(at, step, where)]
+    for at in places:
+        if not isinstance(at, dict):
             raise BadInput("--set", key, value, "leads to no table")
-        target[last] = _value(value)
+        at[last] = _value(value)
 
 
-def _step(at: Any, step: str, where: str) -> Any:  # noqa: ANN401 - a TOML tree
+def _step(at: object, step: str, where: str) -> list[Any]:
+    """The tables that a step leads to: several where rows share an id."""
     if isinstance(at, list):
         rows = [row for row in at if step in (row.get("id"), row.get("arm"), row.get("name"))]
         if rows or not step.isdigit() or int(step) >= len(at):
@@ -96,10 +98,10 @@ def _step(at: Any, step: str, where: str) -> Any:  # noqa: ANN401 - a TOML tree
                 names = [str(row.get("id") or row.get("arm") or row.get("name")) for row in at]
                 raise BadInput(where, "", step, "no such row", names)
             return rows
-        return at[int(step)]
+        return [at[int(step)]]
     if not isinstance(at, dict) or step not in at:
         raise BadInput(where, "", step, "no such table of the plan", at if isinstance(at, dict) else ())
-    return at[step]
+    return [at[step]]
 
 
 def _value(text: str) -> object:

@@ -4,6 +4,7 @@ the next thing begins, so that one that is broken off at any moment goes on wher
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -219,7 +220,9 @@ class Experiment:
         )
         made = self._probe(f"calibration/{name}", name, f"{rate:g}", job)
         if made.status != "failed" and arm.load != "offline":
-            made.figures["p99"] = probed_p99(self.context.folder / made.folder, asked.online_class)
+            p99 = probed_p99(self.context.folder / made.folder, asked.online_class)
+            # Endless is no figure: measured against it every rate would pass.
+            made.figures["p99"] = p99 if p99 is not None and math.isfinite(p99) else None
         self.state.calibration_runs.append(made)
         self.save()
         return made

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _POLL: Final = 0.05
 _LAST_WAIT: Final = 5.0
 """Seconds that a group has after SIGKILL."""
+_SHORT: Final = "slackwater-run-"
 _TAIL_BYTES: Final = 2_000
 PIDS: Final = "pids.json"
 TREE: Final = Path(__file__).resolve().parent.parent.parent
@@ -51,6 +52,13 @@ class StartedPart(msgspec.Struct, frozen=True):
     name: str
     pid: int
     started: int
+
+
+class StartedServer(msgspec.Struct, frozen=True):
+    """`pids.json`. `short`: its folder for sockets, which goes when it ends."""
+
+    short: str
+    parts: list[StartedPart]
 
 
 class ServerFailed(LoadgenError):
@@ -110,7 +118,7 @@ def start(server: Server, values: Mapping[str, str], folder: Path) -> Running:
         ServerFailed: what was started is ended again.
         BadInput: a placeholder without a value.
     """
-    short = Path(tempfile.mkdtemp(prefix="slackwater-"))
+    short = Path(tempfile.mkdtemp(prefix=_SHORT))
     given = dict(values) | {"dir": str(folder), "run": str(short), "python": sys.executable}
     given |= {"log": str(folder / f"{server.parts[-1].name if server.parts else 'server'}.log")}
     running = Running(server, given, folder, short)
@@ -344,7 +352,7 @@ def collect(running: Running) -> list[str]:
 
 
 def _write_parts(running: Running) -> None:
-    (running.folder / PIDS).write_bytes(msgspec.json.encode(running.parts))
+    (running.folder / PIDS).write_bytes(msgspec.json.encode(StartedServer(str(running.short), running.parts)))
 
 
 def _write_pids(running: Running) -> None:
@@ -362,15 +370,18 @@ def reap(folder: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        parts = msgspec.json.decode(path.read_bytes(), type=list[StartedPart])
+        left = msgspec.json.decode(path.read_bytes(), type=StartedServer)
     except msgspec.DecodeError:
         return []
     ended = []
-    for part in parts:
+    for part in left.parts:
         stat = stat_of(part.pid)
         if stat is not None and stat.started == part.started and stat.state != "Z" and part.started:
             _end_group(part)
             ended.append(part.name)
+    # Only what `start` made, whatever stands in the file.
+    if Path(left.short).name.startswith(_SHORT):
+        shutil.rmtree(left.short, ignore_errors=True)
     return ended
 
 

@@ -308,7 +308,7 @@ class BatchJob:
         Raises:
             GaveUp: the server refuses it, or did not answer for too long.
         """
-        since = self.clock.now()
+        since: int | None = None
         while True:
             if self._stopped is not None and self.submitted is None and not self._gave_up:
                 raise GaveUp("the run ended before it was submitted")
@@ -320,6 +320,8 @@ class BatchJob:
                 why = str(error)
             except NoAnswer as error:
                 why = error.why
+            # From the first failure on: the call itself may have taken long.
+            since = self.clock.now() if since is None else since
             self._bear(f"{what} failed: {why}", since)
             await self._wait(self.clock.now() + self.settings.poll)
 

@@ -44,6 +44,7 @@ def class_result(at: Columns, facts: ClassFacts, run: RunFacts, window: tuple[in
         planned=facts.planned,
         outcomes=outcomes(inside),
         reasons=dict(sorted(Counter(inside.reason[inside.reason != ""].tolist()).items())),
+        messages=dict(facts.messages),
         offered_per_s=len(inside) / seconds if seconds > 0 else None,
         completed_per_s=_rate(at.end[at.is_("ok")], window),
         tokens_per_s=_rate(metrics.token_times(at)[0], window),

@@ -38,6 +38,8 @@ class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that the plan of a closed loop holds; having sent them all, it has run dry."""
     live: bool = False
     """Later turns wait for the answer before them."""
+    messages: dict[str, str] = {}
+    """By reason code: what the server said with the first such error."""
     ideal_cached_tokens: int | None = None
     """Prompt tokens that an endless cache would have held, over the window."""
     steps: tuple[LoadStep, ...] = ()
@@ -126,6 +128,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[FaultFacts, ...] = ()
     jobs: tuple[JobFacts, ...] = ()
     offline_curve: Curve | None = None
+    curve_agrees: bool = True
+    """Whether the curve's growth is what all jobs together say that they got, within 1 %."""
     invalid: tuple[str, ...] = ()
     disturbed: tuple[str, ...] = ()
     allow_lag: bool = False

@@ -61,6 +61,8 @@ def notes(classes: dict[str, ClassResult], facts: RunFacts, window: tuple[int, i
         found.append(f"the window begins {(window[0] - facts.window[0]) // 1_000_000} s later, when TTFT had settled")
     if facts.allow_lag:
         found.append("--allow-lag: the client's own lag was not judged")
+    if not facts.curve_agrees:
+        found.append("the server's counter of offline tokens and the jobs' own counts differ by more than 1 %")
     for name, each in classes.items():
         found += [f"{name}: {text}" for text in _of_class(each)]
     return found

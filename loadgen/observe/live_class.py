@@ -89,11 +89,15 @@ class LiveClass:
             met &= values <= term.bound
         return int(np.count_nonzero(met))
 
-    def advance(self, now: int) -> None:
-        """Note the totals at `now`."""
+    def advance(self, told: int) -> None:
+        """Note the totals. `told`: the time of the newest; by the time of looking, a rate would jump with each summary
+        that comes a little early or late.
+        """
         totals = self.totals()
-        self._points.append((now, totals.due, totals.judged))
-        while len(self._points) > 2 and self._points[1][0] <= now - RATE_SPAN:
+        if self._points and told <= self._points[-1][0]:
+            return
+        self._points.append((told, totals.due, totals.judged))
+        while len(self._points) > 2 and self._points[1][0] <= told - RATE_SPAN:
             self._points.popleft()
 
     def totals(self) -> Totals:

@@ -59,8 +59,11 @@ def _header(state: LiveState, now: int) -> Text:
     found.append(text.clock(now))
     if phase != "end":
         found.append(f"  {text.clock(left)} left", "dim")
-    for name, why in state.flags(now).items():
-        found.append("  ").append(f" {name} ", _STYLES.get(name, "bold")).append(f" {why}", "italic")
+    flags = state.flags(now)
+    for name in flags:
+        found.append(" ").append(f" {name} ", _STYLES.get(name, "bold"))
+    # The flags are seen whatever the width; of the reasons as many as there is room for.
+    found.append(" " + "; ".join(flags.values()), "italic")
     return found
 
 

@@ -114,8 +114,11 @@ class LiveState:
     def feed_job(self, name: str, at: int, done: int, failed: int = 0) -> None:
         """A job has so many items done (completed and failed together) at `at`."""
         job = self._jobs.setdefault(name, _Job(0, None))
+        through = job.items > 0 and job.done >= job.items
         job.done, job.failed = done, failed
-        job.points.append((at, done))
+        if not through:
+            # The last point of a job that is through is when it was.
+            job.points.append((at, done))
 
     def feed_server(self, values: Mapping[str, float | None]) -> None:
         """The newest row of the scraper."""
@@ -135,18 +138,22 @@ class LiveState:
         self._said.setdefault(name, why)
 
     def advance(self, now: int) -> None:
-        """A second has passed: note where the totals stand."""
+        """A second has passed: note where the totals stand, and of which moment they are."""
+        told = max((each.at for each in self._latest.values()), default=now)
         for each in self.classes.values():
-            each.advance(now)
+            each.advance(told)
         self._feed_streams(now)
         totals = self.totals(online=True)
         tokens = self._offline_tokens()
-        before, self._before = self._before, (now, totals, tokens)
+        before = self._before
+        if before is not None and told <= before[0]:
+            return
+        self._before = (told, totals, tokens)
         if self.plan.window[0] <= now <= self.plan.window[1]:
             self._open.append(totals.in_flight)
-        if before is None or now <= before[0]:
+        if before is None:
             return
-        seconds = (now - before[0]) / 1e6
+        seconds = (told - before[0]) / 1e6
         grown = None if tokens is None or before[2] is None else max(0.0, tokens - before[2]) / seconds
         recent = [each.attainment(now)[0] for each in self.classes.values() if each.plan.online]
         known = [share for share in recent if share is not None]

@@ -83,7 +83,7 @@ def _offline(run: LoadedRun, found: dict[str, Buckets], bucket: int) -> _Row:
     if counter is not None and len(counter.times) > 1:
         x = np.arange(counter.times[0], counter.times[-1], SECOND, dtype=np.float64)
         y = rates(counter, counter.times[0], counter.times[-1])
-        dashed = any(job.usage_disagrees for job in run.facts.jobs)
+        dashed = not run.facts.curve_agrees or any(job.usage_disagrees for job in run.facts.jobs)
         label = "offline, server's count" + (", disagrees with usage" if dashed else "")
         data.append(charts.line(x[: len(y)] / 1e6, y, label, MUTED, dash="dash" if dashed else "solid", width=1.5))
     return _Row("offline tokens/s", data, {"rangemode": "tozero"})

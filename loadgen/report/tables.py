@@ -102,8 +102,10 @@ def bad(result: Result) -> Table:
     for name, each in _present(result):
         lost = show.counts((outcome, each.outcomes[outcome]) for outcome in (*_BAD, "cancelled", "censored"))
         if lost:
-            rows.append((name, lost, show.plain(show.counts(each.reasons.items()) or show.UNKNOWN)))
-    return Table("Not served", ("class", "outcomes", "reasons"), tuple(rows), left=3)
+            said = "; ".join(f"{reason}: {text}" for reason, text in each.messages.items())
+            reasons = show.counts(each.reasons.items()) or show.UNKNOWN
+            rows.append((name, lost, show.plain(reasons), show.plain(said or show.UNKNOWN)))
+    return Table("Not served", ("class", "outcomes", "reasons", "the server's first words"), tuple(rows), left=4)
 
 
 def attainment(result: Result) -> Table:

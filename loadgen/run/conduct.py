@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loadgen.drive.clock import MonotonicClock
 from loadgen.drive.crew import Crew
+from loadgen.drive.scribe_live import LiveScribe
 from loadgen.faults.context import FaultContext
 from loadgen.faults.runner import FaultRunner
 from loadgen.jobs.batch_job import JobSettings
@@ -26,7 +27,7 @@ from loadgen.jobs.runner import JobRunner
 from loadgen.observe import pause
 from loadgen.observe.host import HostWatch
 from loadgen.observe.scrape import Scraper
-from loadgen.run.processes import orders_for, processes
+from loadgen.run.processes import orders_for, pins, processes, scribe_beside
 from loadgen.run.watch import Watch, expressions
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Conducted:
     faults: list[FaultFacts] = field(default_factory=list)
     fault_lines: list[FaultLine] = field(default_factory=list)
     jobs: list[JobReport] = field(default_factory=list)
+    messages: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By (class, reason): the server's words with the first such error."""
     invalid: list[str] = field(default_factory=list)
     """What jobs say against the run."""
     scraper: Scraper | None = None
@@ -82,7 +85,8 @@ async def conduct(
         crew = stage.crew
         if crew is None:
             count = processes(prepared.scenario.procs)
-            crew = await stack.enter_async_context(Crew(count, nice=-10 if stage.experiment else 0))
+            nice = -10 if stage.experiment else 0
+            crew = await stack.enter_async_context(Crew(count, pin=pins(count), nice=nice))
 
         def feed(summary: Summary) -> None:
             watch.feed(summary)
@@ -91,6 +95,9 @@ async def conduct(
         crew.on_summary = feed
         run = _Run(prepared, folder, keys, crew, watch, view)
         await run.prepare(links)
+        if scribe_beside(prepared.scenario.scribe):
+            keep = prepared.counting.count is not None or needs_outputs(prepared.scenario)
+            await stack.enter_async_context(LiveScribe(run.found.spools, keep_text=keep))
         with _signals(run):
             return await run.carry_out()
 

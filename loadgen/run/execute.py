@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from loadgen.drive.gate import HostMeters
+from loadgen.drive.parsed_file import beside
 from loadgen.drive.scribe import ScribeContext, records_of
-from loadgen.errors import ExitCode
+from loadgen.errors import ExitCode, LoadgenError
 from loadgen.faults import settle
 from loadgen.faults.proxy import started
 from loadgen.jobs.outputs import OutputLine, needs_outputs, outputs_of, read_outputs, write_outputs
@@ -25,12 +27,14 @@ from loadgen.observe.live import LiveView
 from loadgen.run import checks
 from loadgen.run.collect import collect
 from loadgen.run.conduct import conduct
-from loadgen.run.facts import run_facts
+from loadgen.run.facts import run_facts, with_messages
 from loadgen.run.files import RunFolder, publish
 from loadgen.run.identity import identity_of
 from loadgen.run.prepare import keys_of, prepare
 from loadgen.run.prime import prime
+from loadgen.run.processes import check_limits, processes
 from loadgen.run.stage import RunOutcome, Stage
+from loadgen.run.watch import expressions
 from loadgen.scenario import to_toml
 
 if TYPE_CHECKING:
@@ -68,8 +72,18 @@ async def execute_here(options: RunOptions, stage: Stage | None = None) -> RunOu
 
 async def _execute(options: RunOptions, stage: Stage, links: Mapping[str, Link]) -> RunOutcome:
     keys = keys_of(options.scenario)
-    folder = RunFolder.create(options.out or new_folder())
-    prepared = prepare(options.scenario, keys, folder.path, plan=stage.plan)
+    expressions(options.scenario.aborts)  # an error here leaves no folder behind
+    path = Path(options.out or new_folder())
+    is_new = not path.exists()
+    folder = RunFolder.create(path)
+    try:
+        prepared = prepare(options.scenario, keys, folder.path, plan=stage.plan)
+        if stage.within_limits and not options.scenario.allow_lag:
+            check_limits(prepared.plan, processes(options.scenario.procs))
+    except LoadgenError:
+        if is_new:
+            shutil.rmtree(path, ignore_errors=True)  # nothing was sent, so there is nothing to look at
+        raise
     folder.write_scenario(to_toml(prepared.scenario))
     folder.write_facts(run_facts(prepared, horizon=prepared.plan.window[1], identity={}))
     if prepared.scenario.cache == "primed":
@@ -103,7 +117,8 @@ def _judged(prepared: Prepared, folder: RunFolder, seen: Conducted, stage: Stage
     reports = _job_reports(prepared, folder, seen, records)
     facts = _facts(prepared, seen, records, reports, stage)
     _write_beside(folder, seen)
-    collect(scenario.collect, folder.path / "collected")
+    for left_out in collect(scenario.collect, folder.path / "collected"):
+        stage.say(left_out)
     result = publish(folder, facts, started_micros=seen.started_micros, html=stage.html)
     at = columns(records)
     window = (result.window.start, result.window.end)
@@ -141,6 +156,7 @@ def _records(prepared: Prepared, folder: RunFolder, seen: Conducted) -> list[Rec
         keep_outputs=keep if plan else None,
         died=seen.lost_processes,
     )
+    seen.messages = context.messages
     found: list[Record] = []
     with folder.records_writer() as writer:
         for record in records_of(seen.spools, prepared.sent, context):
@@ -150,6 +166,7 @@ def _records(prepared: Prepared, folder: RunFolder, seen: Conducted) -> list[Rec
         write_outputs(texts, folder.outputs)
     for spool in seen.spools:
         spool.unlink(missing_ok=True)
+        beside(spool).unlink(missing_ok=True)
     return found
 
 
@@ -179,6 +196,7 @@ def _facts(
         offline_curve=curve,
         interrupted=seen.interrupted,
     )
+    facts = with_messages(facts, seen.messages)
     at = columns(records)
     host = seen.host.meters(facts.window) if seen.host is not None else HostMeters()
     verdict = checks.gate(seen.meters, host, at, facts, experiment=stage.experiment)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from loadgen.measure.facts import ClassFacts, Curve, FaultFacts, JobFacts, LoadStep, RunFacts
 from loadgen.plan.build import PROBE
 from loadgen.plan.model import NOT_DUE
 from loadgen.plan.prefix import ideal_found
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from loadgen.plan.model import PlannedRequest
     from loadgen.run.prepare import Prepared
     from loadgen.spec import Arrivals
+
+_NEAR = 0.01
+"""Share by which two counts of the same tokens may differ."""
 
 
 def class_facts(prepared: Prepared) -> dict[str, ClassFacts]:
@@ -67,12 +72,34 @@ def run_facts(
         faults=tuple(faults),
         jobs=tuple(jobs),
         offline_curve=offline_curve,
+        curve_agrees=curve_agrees(offline_curve, jobs),
         allow_lag=scenario.allow_lag,
         interrupted=interrupted,
         identity=identity,
         realised=dict(plan.realised),
         transforms=dict(plan.transforms),
     )
+
+
+def with_messages(facts: RunFacts, messages: Mapping[tuple[str, str], str]) -> RunFacts:
+    """The facts, and what the server said with its errors, by (class, reason)."""
+    classes = {
+        name: msgspec.structs.replace(
+            each, messages={reason: text for (cls, reason), text in messages.items() if cls == name}
+        )
+        for name, each in facts.classes.items()
+    }
+    return msgspec.structs.replace(facts, classes=classes)
+
+
+def curve_agrees(curve: Curve | None, jobs: Sequence[JobFacts]) -> bool:
+    """Whether the server's counter grew by what the jobs got; a job whose tokens nobody counted says nothing."""
+    counts = [each.out_tokens for each in jobs]
+    told = sum(each for each in counts if each is not None)
+    if curve is None or not jobs or not told or None in counts:
+        return True
+    grown = curve.counts[-1] - curve.counts[0]
+    return abs(grown - told) <= _NEAR * told
 
 
 def steps(arrivals: Arrivals, until: int) -> tuple[LoadStep, ...]:

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from loadgen.drive.orders import Orders, classes_of, divide
+from loadgen.errors import BadInput
 from loadgen.plan import payload
 from loadgen.plan.model import NOT_DUE
+from loadgen.selftest import limits
 
 if TYPE_CHECKING:
     from loadgen.plan.model import Plan
@@ -37,6 +39,25 @@ def pins(procs: int) -> list[int | None]:
     if len(cores) < 2 * procs + 2:
         return [None] * procs
     return [cores[-1 - number] for number in range(procs)]
+
+
+def check_limits(plan: Plan, procs: int) -> None:
+    """Refuse what is beyond this host, where `selftest` has found out what it can do.
+
+    Raises:
+        BadInput: its figures would be the client's.
+    """
+    known = limits.load(limits.path())
+    if known is None:
+        return
+    beyond = limits.exceeded(known, procs, *limits.planned_rates(plan))
+    if beyond:
+        raise BadInput("--procs", "", str(procs), f"{'; '.join(beyond)}; more processes, a lower rate, or --allow-lag")
+
+
+def scribe_beside(asked: str | None) -> bool:
+    """Whether records are parsed while the run goes on: as asked, or where there are cores to spare."""
+    return asked == "live" or (asked is None and len(os.sched_getaffinity(0)) > _MOST_AUTO)
 
 
 def orders_for(prepared: Prepared, folder: RunFolder, procs: int) -> list[Orders]:

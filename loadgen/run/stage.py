@@ -25,13 +25,15 @@ def _quiet(_: str) -> None:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """`crew`: load processes that stand already, so that two servers are measured from the same ones. `plan`: made
-    before. `experiment`: lags disturb instead of making it INVALID. `other`: figures of a second run, for assertions.
+    before. `experiment`: lags disturb instead of making it INVALID. `within_limits`: refuse what `selftest` found this
+    host to be too slow for. `other`: figures of a second run, for assertions.
     `say`: gets lines of progress.
     """
 
     crew: Crew | None = None
     plan: Plan | None = None
     experiment: bool = False
+    within_limits: bool = False
     quick: bool = False
     html: bool = True
     other: Mapping[str, float] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from loadgen.campaign import Interrupted, carry_out, part_of
+from loadgen.campaign import Interrupted, carry_out, part_of, work_ran_out
 from loadgen.errors import ExitCode, LoadgenError, first_of
 from loadgen.measure.evaluate import evaluate
 from loadgen.run.files import write_whole
@@ -93,7 +93,10 @@ class Sweep:
         scenario = axis.jobs_alone(self.options.run.scenario)
         outcome = self._carry_out(scenario, "jobs-alone")
         rate = outcome.result.offline_tokens_per_s
-        self._alone = None if rate is None else rate.value
+        ran_out = work_ran_out(self.tools.opener(outcome))
+        self._alone = None if rate is None or ran_out else rate.value
+        if ran_out:
+            self.tools.say("the jobs alone ended within their run, so no harvest is known: more items, or pool=closed")
         self._note(outcome, _blank(outcome, self.folder, "on", "alone", scenario.seed))
 
     def _search(self, mode: Mode) -> Found:
@@ -163,12 +166,11 @@ class Sweep:
 
     def _judged(self, outcome: RunOutcome, point: Point, rate: float) -> Point:
         result = outcome.result
-        offline = point.offline_tokens_per_s
         point = _with(
             point,
             rate=rate,
             realised=result.realised.get(f"{self.options.vary.cls}.rate"),
-            harvest=offline / self._alone if offline is not None and self._alone and point.mode == "on" else None,
+            harvest=self._harvest(outcome, point),
         )
         find = self.options.find
         if find is None:
@@ -183,6 +185,12 @@ class Sweep:
         other = {} if point.harvest is None else {f"{find.cls}.harvest": point.harvest}
         judged = evaluate(find, evidence.at, evidence.facts, evidence.window, other)
         return _with(point, holds=judged.holds, value=judged.value.number, reason=judged.value.reason)
+
+    def _harvest(self, outcome: RunOutcome, point: Point) -> float | None:
+        offline = point.offline_tokens_per_s
+        if offline is None or not self._alone or point.mode == "off":
+            return None
+        return None if work_ran_out(self.tools.opener(outcome)) else offline / self._alone
 
     def _note(self, outcome: RunOutcome, point: Point) -> None:
         self.codes |= outcome.codes - {ExitCode.UNREACHABLE}

@@ -231,6 +231,9 @@ def test_servegen(
     assert (more["clients"], more["rate_rows"], more["clients_with_lengths"]) == (clients, rates, 12)
     assert more["volume_with_lengths"] == pytest.approx(share, abs=0.005)
     assert found["arrivals"]["span_seconds"] == 5.0
+    slow = inspected(capsys, path, "--missing", "drop", "--window", "0s..5s", "--scale", "x0.5", "--data", str(data))
+    assert (slow["rows"], slow["arrivals"]["span_seconds"]) == (found["rows"], 10.0)
+    assert slow["arrivals"]["rate"] == pytest.approx(found["arrivals"]["rate"] / 2)
     assert cli.main(["inspect", path, "--data", str(data)]) == 2
     assert "say pool or drop" in capsys.readouterr().err
 

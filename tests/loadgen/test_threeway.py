@@ -97,6 +97,12 @@ def test_a_part_keeps_only_what_belongs_to_it() -> None:
     assert part_scenario(scenario, "both") == scenario
 
 
+def test_jobs_that_end_in_one_run_only_have_no_harvest(tmp_path: Path) -> None:
+    record, _ = made(tmp_path, QueueEngine(jobs_end=0.5))
+    assert record.harvest == {"eval": [None]}
+    assert "its jobs ended within one of the runs" in text(record)
+
+
 def test_ctrl_c_keeps_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = QueueEngine(before=lambda number: frozenset([ExitCode.INTERRUPTED] if number == 5 else []))
     assert main(asked("--repeat", "3", "--out", str(tmp_path / "o")), engine.tools) is ExitCode.INTERRUPTED

@@ -26,7 +26,9 @@ def test_every_package_is_on_the_page() -> None:
         for top in ("pyworker", "loadgen")
         for init in (ROOT / top).rglob("__init__.py")
     ]
-    assert [package for package in [*members, *python, "slackwater"] if package not in {*QUOTED, "pyworker", "loadgen"}] == []
+    assert [
+        package for package in [*members, *python, "slackwater"] if package not in {*QUOTED, "pyworker", "loadgen"}
+    ] == []
 
 
 def test_what_is_called_future_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from loadgen.jobs.report import JobReport
     from loadgen.plan.model import Plan
 
-SETTINGS = JobSettings(poll=3_000, patience=40_000, farewell=2_000_000, settle=1_000, run_id="test", keep_text=True)
+SETTINGS = JobSettings(poll=3_000, patience=5_000_000, settle=1_000, run_id="test", keep_text=True)
+IMPATIENT = replace(SETTINGS, patience=40_000)
 WIRE = Wire("mock", "mock", "slackwater", "exact", Words())
 SLOW = ("--mode", "engine", "--ttft", "5ms", "--tpot", "1ms", "--slots", "4")
 

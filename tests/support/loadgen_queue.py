@@ -44,6 +44,8 @@ class QueueEngine:
     speed: dict[str, float] = field(default_factory=dict)
     """By target: factor of the service time."""
     lengths: dict[str, str] = field(default_factory=dict)
+    jobs_end: float = 1.0
+    """Share of the window after which jobs have ended."""
     invalid_above: float = float("inf")
     """Requests a second that this client cannot send."""
     before: Callable[[int], frozenset[ExitCode]] | None = None
@@ -105,7 +107,7 @@ class QueueEngine:
                     name=each.name,
                     cls=each.name,
                     submitted=0,
-                    finished=end,
+                    finished=round(end * (self.jobs_end if scenario.online else 1.0)),
                     items=10,
                     completed=10,
                     in_tokens=0,

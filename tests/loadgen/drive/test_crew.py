@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -242,6 +244,38 @@ def test_the_live_scribe_gives_the_same_records(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert outputs[0] == outputs[1]
     assert len(outputs[0]) == 200
+
+
+def test_more_in_flight_than_the_usual_limit_of_files(tmp_path: Path) -> None:
+    """The cap that some clients have without saying so: here it is only the host's."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if hard < 4_000 or soft < 1_100:
+        pytest.skip(f"{soft} files of {hard}: too few for both ends")
+    count = min(2_000, soft - 100)
+
+    async def main() -> list[Record]:
+        async with mock("--fault", "hang") as server, Crew(1) as crew:
+            plan = plan_of(planned([0] * count), window=(0, 1))
+            orders = orders_of(tmp_path, plan, server.port)
+            await crew.prepare(orders)
+            told = asyncio.Event()
+
+            def feed(summary: Summary) -> None:
+                if summary.classes["chat"].in_flight == count:
+                    told.set()
+
+            crew.on_summary = feed
+            crew.start(time.monotonic_ns())
+            async with asyncio.timeout(30):
+                await told.wait()
+            await crew.finish()
+            return records(orders, plan, 10**8)
+
+    got = uvloop.run(main())
+    assert len(got) == count
+    assert {(record.outcome, record.reason) for record in got} == {("cut", "open")}
+    assert sum(record.sent_micros is not None for record in got) == count
 
 
 def test_a_wall_clock_that_steps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_a_slow_reader_holds_the_server_up(tmp_path: Path) -> None:
     (record,) = uvloop.run(main())
     assert (record.reason, record.status) == ("bad_json", 200)
     assert record.end_micros - record.sent_micros >= 250 * MS
-    assert held[0] >= 0.1, "the server feels it, not a buffer"
+    assert held[0] >= 0.02, "the server feels it, not a buffer"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")

@@ -95,10 +95,12 @@ def test_set_changes_values_and_refuses_paths_that_are_not_there() -> None:
     put(raw, "windows", "3")
     put(raw, "vars.rate", "7")
     put(raw, "run.E1.settings", "1")
+    put(raw, "run.E2.vary.rate", "[7, 8]")
     put(raw, "tune.A4.lo", "32")
     put(raw, "duration", "9s")
     plan = parse_plan(raw, "small")
     assert (plan.windows, plan.variables["rate"], plan.duration) == (3, "7", 9_000_000)
+    assert plan.questions[1].cells == ({"rate": "7"}, {"rate": "8"})
     assert [question.settings for question in plan.questions] == [1, 1]
     assert plan.tunes[0].lo == "32"
     for key, said in (("vrs.rate", "did you mean 'vars'"), ("run.E9.settings", "no such row"), ("name.x", "no table")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,10 +16,9 @@ from loadgen.experiment import host
 from loadgen.experiment import state as states
 from loadgen.experiment.schedule import Selection
 from loadgen.experiment.write import write_tables
+from loadgen.result import schema_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from loadgen.experiment.plan import Plan
     from loadgen.experiment.runner import Experiment
 
@@ -229,3 +230,26 @@ def test_quick_takes_its_arms_and_no_tuning(tmp_path: Path) -> None:
     done.run()
     assert sorted(arm for arm, _, _ in runner.asked) == ["A0", "A4"]
     assert done.state.quick
+
+
+def test_a_run_that_has_its_result_is_not_done_twice(tmp_path: Path) -> None:
+    plan = small_plan(tune=[])
+    first = FakeRunner(tmp_path, Fuse(3))
+    with pytest.raises(Killed):
+        experiment(tmp_path, first, plan).run()
+    assert len(first.asked) == 1, "killed when its result was written, and before anybody was told"
+    second = FakeRunner(tmp_path)
+    done = experiment(tmp_path, second, plan, resume=True)
+    done.run()
+    assert first.asked[0] not in second.asked[:1]
+    assert len(second.asked) == 9
+    assert {entry.state for entry in done.state.runs} == {"done"}
+
+
+def test_the_schema_is_committed_and_holds(tmp_path: Path) -> None:
+    committed = Path(states.__file__).parent.parent / "schema" / "experiment.schema.json"
+    assert committed.read_text() == schema_text(states.schema())
+    experiment(tmp_path, FakeRunner(tmp_path), small_plan(tune=[])).run()
+    written = json.loads((tmp_path / "experiment.json").read_text())
+    assert sorted(written) == sorted(json.loads(committed.read_text())["$defs"]["State"]["properties"])
+    assert msgspec.json.decode(json.dumps(written), type=states.State) == states.load(tmp_path)

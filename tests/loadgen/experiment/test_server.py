@@ -108,6 +108,7 @@ def test_a_killed_runner_leaves_servers_that_the_next_one_ends(tmp_path: Path) -
     set_aside(folder)
     assert processes.group_members(running.groups["server"]) == []
     assert not folder.exists()
+    assert not running.short.exists()
     assert (tmp_path / "run.torn-1" / "server.log").is_file()
     running.processes["server"].wait()
 
@@ -115,9 +116,12 @@ def test_a_killed_runner_leaves_servers_that_the_next_one_ends(tmp_path: Path) -
 def test_a_pid_that_was_given_anew_is_left_alone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
     try:
-        (tmp_path / server.PIDS).write_text(f'[{{"name":"x","pid":{other.pid},"started":12345}}]')
+        (tmp_path / server.PIDS).write_text(
+            f'{{"short":"{tmp_path}","parts":[{{"name":"x","pid":{other.pid},"started":12345}}]}}'
+        )
         assert server.reap(tmp_path) == []
         assert other.poll() is None
+        assert tmp_path.exists()
     finally:
         other.communicate()
 

@@ -110,6 +110,8 @@ def test_tokens_that_come_twice_in_an_answer_confuse_nobody() -> None:
     assert differences(answer, answer, whole=True) == Differences()
     assert differences(answer, [1, 2, 3], whole=True) == Differences(lost=2)
     assert differences(answer, [1, 2, 1, 2, 1, 2, 3], whole=True) == Differences(repeated=2)
+    # What is repeated goes on from where it began, and is no leap to a later place of the same token.
+    assert differences([1, 5, 2, 6, 5, 3], [1, 5, 2, 1, 5, 2, 6, 5, 3], whole=True) == Differences(repeated=3)
 
 
 def test_tokens_of_a_text() -> None:

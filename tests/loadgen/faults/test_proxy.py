@@ -212,6 +212,8 @@ def test_a_black_hole_holds_and_gives_back(run: Run) -> None:
             while (await proxy.counters()).held < 7:
                 await asyncio.sleep(0)
             assert (await fault.verify()).figures["held"] == 7
+            for _ in range(50):  # turns in which it could be connected
+                await asyncio.sleep(0)
             assert [each.server.stood for each in proxy.passing].count(True) == 1
             assert (echo.got, echo.connections) == (1, 1)
             await fault.heal()

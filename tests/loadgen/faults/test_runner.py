@@ -175,6 +175,27 @@ def test_what_is_on_is_healed_when_the_run_ends(monkeypatch: pytest.MonkeyPatch,
     asyncio.run(main())
 
 
+def test_healing_goes_on_when_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        runner, time, said, _ = _virtual(monkeypatch, [spec("name=one,at=1s,kill=file")])
+        (story,) = runner._stories
+        task = asyncio.create_task(runner._one(story))
+        await asyncio.sleep(0)
+        time.run_until(1_000_000)
+        while said != ["one inject", "one verify"]:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert said[2:] == ["one heal"]
+
+    asyncio.run(main())
+
+
 def test_a_proof_that_does_not_come_is_not_waited_for_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         runner, time, said, _ = _virtual(monkeypatch, [spec("name=one,at=1s,kill=file")], one="hang")

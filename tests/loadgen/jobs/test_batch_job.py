@@ -185,7 +185,7 @@ def test_a_server_that_dies_ends_the_job_with_a_reason(tmp_path: Path) -> None:
         async with rig.serving() as server:
             rig.hold(server, after=30)
             [job] = rig.inputs(tmp_path, 100)
-            running = BatchJob(job, rig.endpoint(server), MonotonicClock(), rig.SETTINGS)
+            running = BatchJob(job, rig.endpoint(server), MonotonicClock(), rig.IMPATIENT)
             task = asyncio.create_task(running.run())
             while running.done == 0:
                 await asyncio.sleep(0.002)
@@ -194,7 +194,7 @@ def test_a_server_that_dies_ends_the_job_with_a_reason(tmp_path: Path) -> None:
             assert facts.reason is not None
             assert "Connect" in facts.reason or "closed" in facts.reason
             assert (facts.finished, facts.unfinished, facts.violations) == (None, 100, ())
-            assert facts.retries > 1
+            assert facts.retries >= 1
             assert facts.curve[-1][1] > 0
 
     rig.go(main())
@@ -222,7 +222,7 @@ def test_nobody_there_at_all(tmp_path: Path) -> None:
     async def main() -> None:
         async with rig.serving() as server:
             where = rig.endpoint(server)
-        report = await BatchJob(rig.inputs(tmp_path)[0], where, MonotonicClock(), rig.SETTINGS).run()
+        report = await BatchJob(rig.inputs(tmp_path)[0], where, MonotonicClock(), rig.IMPATIENT).run()
         assert report.facts.reason is not None
         assert report.facts.reason.startswith("the upload failed: ")
         assert report.facts.unfinished == 5

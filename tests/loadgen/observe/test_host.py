@@ -189,3 +189,16 @@ def test_identity(proc: Proc, tmp_path: Path) -> None:
     assert (found["cpu"], found["cpu_flags"], found["governor"]) == ("Model X", "avx2 avx512f", "performance")
     assert "memory" not in found
     assert all(machine.identity().values())
+
+
+def test_a_server_in_our_own_process_group_makes_nobody_else_a_server(proc: Proc) -> None:
+    """Started from one script, the server and this program are one group, and so is whatever else it started."""
+    clock = VirtualClock()
+    proc.tasks |= {20: (1, 10, 100, 6), 50: (1, 10, 100, 8)}
+    proc.write(total=1000)
+    seen = watch(proc, clock)
+    grow(proc, p20=TICKS, p50=TICKS // 2)
+    proc.write(total=1400)
+    clock.run_until(S)
+    seen.once()
+    assert (seen.rows[0].server_cpu, seen.rows[0].foreign_cpu) == (1.0, 0.5)

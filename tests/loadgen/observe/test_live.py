@@ -126,6 +126,24 @@ def test_a_job_is_forecast_from_its_pace() -> None:
     assert state.jobs()[1].forecast is None
 
 
+def test_a_job_that_is_through_says_when_it_was() -> None:
+    state = LiveState(PLAN)
+    for second, done in ((10, 400), (20, 1000), (30, 1000)):
+        state.feed_job("eval", second * S, done)
+    assert state.jobs()[0].forecast == 20 * S
+
+
+def test_rates_are_of_the_summaries_time() -> None:
+    """One comes late and the next early, as the parent sees it: the rate stays what it was."""
+    state = LiveState(PLAN)
+    for second, seen in ((1, 1_000_000), (2, 2_900_000), (3, 3_010_000), (4, 4_000_000)):
+        state.feed(summary(second * S, {"chat": tally(10 * second, {"ok": 10 * second})}))
+        state.advance(seen)
+    state.advance(5 * S)
+    assert [point.offered for point in state.points] == [10.0] * 3
+    assert state.classes["chat"].rates() == (10.0, 10.0)
+
+
 @pytest.mark.parametrize(
     ("now", "phase"),
     [(-1, "start"), (0, "warm-up"), (10 * S, "window"), (70 * S, "window"), (71 * S, "drain"), (100 * S, "end")],
@@ -173,7 +191,7 @@ def test_it_fits_the_terminal(width: int) -> None:
     lines = pictured(width, state)
     assert max(map(len, lines)) <= width
     head = lines[0]
-    assert head.startswith("window 0:41  0:29 left   DISTURBED ")
+    assert head.startswith("window 0:41  0:29 left  DISTURBED  other processes")
     row = next(line for line in lines if line.startswith("chat"))
     assert row.split() == ["chat", "10", "10", "14", "120", "900", "25.0", "25.0", "97.9%", "97.5%", "1", "1"]
     job = next(line for line in lines if "640/1000" in line)
@@ -310,3 +328,29 @@ def test_spark_and_resampling() -> None:
     assert live_text.spark([0.5, 1.0], 1.0) == "▅█"
     assert live_text.spark([0, 0]) == "▁▁"
     assert live_text.resampled([1, 3, None, None, 5, None], 3) == [2, None, 5]
+
+
+def test_what_is_over_30_seconds_old_is_gone_though_nothing_new_came() -> None:
+    state = LiveState(PLAN)
+    chat = state.classes["chat"]
+    for second in range(1, 120):
+        arrays = {"ttft": raw(10), "tpot": raw(1), "e2e": raw(11)}
+        state.feed(summary(second * S, {"chat": tally(second, {"ok": second}, **arrays)}))
+    assert len(chat._slices) == 30
+    assert chat.quantile("ttft", 0.5, 119 * S) == 10
+    assert chat.quantile("ttft", 0.5, 150 * S) is None
+    assert chat.attainment(150 * S) == (None, 1.0)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_long_name_pushes_no_number_out(width: int) -> None:
+    name = "assistant_for_code_review_in_the_evening"
+    state = LiveState(replace(PLAN, classes={name: ClassPlan()}))
+    for second in range(1, 8):
+        ended = {"ok": 1000 * second, "error": second, "shed": 100 * second}
+        arrays = {"ttft": raw(12_345_678), "tpot": raw(1_234_567), "e2e": raw(9)}
+        state.feed(summary(second * S, {name: tally(1200 * second, ended, 1234, **arrays)}))
+        state.advance(second * S)
+    row = next(line for line in pictured(width, state, 7 * S) if line.startswith("assistant"))
+    assert len(row) <= width
+    assert row.split()[1:] == ["1200", "1101", "1234", "12346", "12346", "1235", "1235", "-", "-", "7", "700"]

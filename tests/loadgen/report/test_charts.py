@@ -42,6 +42,9 @@ def test_no_trace_is_longer_than_a_browser_likes(tmp_path: Path) -> None:
     fine = chart_time.timeline(run, 1000)
     assert fine is not None
     assert max(len(trace["x"]) for trace in fine.data) <= charts.MOST_POINTS
+    # Its buckets are wider, and none is left out.
+    x, y = (np.array(fine.data[0][key]) for key in ("x", "y"))
+    assert float(y.sum() * (x[1] - x[0])) == pytest.approx(len(run.of_class("chat")), rel=1e-3)
 
 
 def test_charts_are_plain_json(run: LoadedRun, base: LoadedRun) -> None:

@@ -75,6 +75,17 @@ def test_text_of_a_server_stays_text(run: LoadedRun, base: LoadedRun) -> None:
     assert "<" not in page.scripts[1]
 
 
+def test_no_text_ends_the_element_that_it_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    chart = Chart("C", [{"name": NASTY}], {"title": NASTY})
+    page = _Page(html.page("Title", [html.Section("Part", [chart])]))
+    assert msgspec.json.decode(page.scripts[1]) == [{"data": [{"name": NASTY}], "layout": {"title": NASTY}}]
+    assert len(page.scripts) == 3
+    pytest.importorskip("plotly")
+    monkeypatch.undo()
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "let x = '</script>'")
+    assert html.plotly_script() == "let x = '<\\/script>'"
+
+
 def test_the_charts_are_data_that_the_page_places(run: LoadedRun, base: LoadedRun) -> None:
     page = _Page(html_run.report([run], [compare(run, base)], 1_000_000))
     held = msgspec.json.decode(page.scripts[1])

@@ -87,9 +87,11 @@ def test_failures_stand_with_their_reasons() -> None:
         *(record(each, 100.0 * each, outcome="error", reason="no_done") for each in range(95, 98)),
         *(record(each, 100.0 * each, outcome="shed", reason="status_429") for each in range(98, 100)),
     ]
-    given = facts(10, classes={"chat": ClassFacts(slo=slo((SloTerm("ttft", 1e6, 0.5),), ttft=100))})
+    promise = slo((SloTerm("ttft", 1e6, 0.5),), ttft=100)
+    given = facts(10, classes={"chat": ClassFacts(slo=promise, messages={"status_429": "come back later"})})
     found = {table.title: table for table in tables.of_run(summarise(made, given))}
-    assert found["Not served"].rows == (("chat", "3 error, 2 shed", "3 no_done, 2 status_429"),)
+    [row] = found["Not served"].rows
+    assert row == ("chat", "3 error, 2 shed", "3 no_done, 2 status_429", "status_429: come back later")
     promised = found["Promises for the whole class"].rows
     assert promised == (("chat", "p50.ttft<=1s", "50.0 ms", "yes", "100"),)
 

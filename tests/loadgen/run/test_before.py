@@ -11,13 +11,14 @@ from support.loadgen_mock import Mock, mock
 from support.loadgen_records import record
 
 from loadgen.errors import BadData, BadInput, Unreachable
+from loadgen.measure.facts import Curve, JobFacts
 from loadgen.plan.model import Plan, PlannedRequest, Prompt, Segment
 from loadgen.run.cache import cache_state
 from loadgen.run.checks import prompt_lengths
 from loadgen.run.collect import collect
 from loadgen.run.counting import counting
 from loadgen.run.discover import Target, discover
-from loadgen.run.facts import steps
+from loadgen.run.facts import curve_agrees, steps
 from loadgen.run.prepare import check_fits
 from loadgen.run.prime import shared_prefixes
 from loadgen.run.processes import connections, processes
@@ -122,6 +123,15 @@ def test_steps_of_load_are_known_from_the_scenario() -> None:
     found = [(each.at, each.until, each.before, each.after) for each in steps(stepped, 45)]
     assert found == [(10, 30, 2.0, 12.0), (30, 40, 12.0, 2.0), (40, 45, 2.0, 12.0)]
     assert steps(Arrivals("poisson", rate=1.0), 45) == ()
+
+
+def test_the_servers_count_of_offline_tokens_must_agree_with_the_jobs() -> None:
+    jobs = [JobFacts(name=name, cls="eval", submitted=0, items=1, out_tokens=500) for name in ("a", "b")]
+    near, far = (Curve(times=(0, 1), counts=(7, 7 + grown)) for grown in (1_009, 1_011))
+    assert curve_agrees(near, jobs)
+    assert not curve_agrees(far, jobs)
+    assert curve_agrees(None, jobs)
+    assert curve_agrees(far, [])
 
 
 def test_prompts_are_as_long_as_planned_or_the_run_says_so() -> None:

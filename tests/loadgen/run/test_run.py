@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.loadgen_mock import Mock, command, loadgen, mock
+from support.loadgen_mock import Mock, command, free_port, loadgen, mock
 
 from loadgen.run.files import RunFolder
+from loadgen.selftest import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +72,10 @@ def test_a_newcomer_gets_an_answer(canned: Mock, tmp_path: Path) -> None:
 
 
 def test_every_request_is_accounted_for_and_recomputed_from_the_records(canned: Mock, tmp_path: Path) -> None:
-    found = run(canned, tmp_path / "run", *SHORT, "--online", CHAT, "--assert", "chat.attainment>=0.99")
+    flags = ("--online", CHAT, "--assert", "chat.attainment>=0.99", "--scribe", "live")
+    found = run(canned, tmp_path / "run", *SHORT, *flags)
     assert (found.code, found.err) == (0, "")
+    assert list(found.folder.path.glob("spool*")) == []
     chat = found.result.classes["chat"]
     assert (chat.planned, chat.outcomes["ok"]) == (40, 40)
     assert all((each.sent_micros or 0) >= each.due_micros for each in found.records)
@@ -88,6 +90,7 @@ def test_failures_stay_in_the_attainment(tmp_path: Path) -> None:
     chat = found.result.classes["chat"]
     assert chat.attainment is not None
     assert chat.outcomes["error"] > 0
+    assert chat.messages == {"status_500": "made by a fault"}
     assert chat.attainment.value == pytest.approx(chat.outcomes["ok"] / 40)
     assert found.code == 1
     assert "chat.attainment>0.99" in found.out
@@ -100,6 +103,32 @@ def test_what_never_ends_does_not_vanish(tmp_path: Path) -> None:
     chat = found.result.classes["chat"]
     assert sum(chat.outcomes.values()) == chat.offered == chat.planned == 40
     assert chat.outcomes["cut"] + chat.outcomes["censored"] == 40 - chat.outcomes["ok"] > 0
+
+
+def test_a_wait_behind_the_clients_own_cap_is_latency(tmp_path: Path) -> None:
+    """Eight are due within 0.8 s and one at a time is served in half a second: the last waits through the drain."""
+    online = "name=chat,arrivals=const:10/s,in=fixed:4,out=fixed:1,inflight=1"
+    with mock("--mode", "engine", "--ttft", "fixed:500ms") as server:
+        found = run(server, tmp_path / "run", "--duration", "750ms", "--drain", "10s", *QUIET, "--online", online)
+    waits = [(each.end_micros or 0) - each.due_micros for each in found.records]
+    assert len(waits) == found.result.classes["chat"].outcomes["ok"] == 8
+    assert max(waits) >= 3_300_000
+
+
+def test_beyond_this_hosts_limits_nothing_is_sent(
+    canned: Mock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    slow = limits.Highest(rate=5, cpu=1, micros=None, all_micros=None, limited_by="gate", reason="")
+    found = limits.Limits(
+        host=limits.host(), taken="", timers={}, limits=[limits.Limit(procs=1, requests=slow, chunks=slow)]
+    )
+    limits.path().parent.mkdir(parents=True)
+    limits.path().write_bytes(limits.encode(found))
+    fast = [each for each in SHORT if each != "--allow-lag"]
+    done = run(canned, tmp_path / "run", *fast, "--online", CHAT)
+    assert (done.code, "20 requests/s are planned" in done.err, done.folder.path.exists()) == (2, True, False)
+    assert run(canned, tmp_path / "run", *SHORT, "--online", CHAT).code == 0
 
 
 def test_two_thousand_at_once(tmp_path: Path) -> None:
@@ -172,7 +201,7 @@ def test_a_fault_that_did_nothing_makes_the_run_invalid(canned: Mock, tmp_path: 
 def test_a_link_that_is_cut_is_seen_in_the_records(tmp_path: Path) -> None:
     with mock("--shape", "paced:4@100ms") as server:
         port = server.url.rpartition(":")[2]
-        listen = _free_port()
+        listen = free_port()
         flags = (
             "--proxy", f"link=127.0.0.1:{listen}>127.0.0.1:{port}",
             "--fault", "name=cut1,at=1s,net=link,reset",
@@ -182,14 +211,8 @@ def test_a_link_that_is_cut_is_seen_in_the_records(tmp_path: Path) -> None:
     assert found.result.faults["cut1"].lost > 0
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
 def test_nobody_at_the_target(tmp_path: Path) -> None:
-    found = run(f"http://127.0.0.1:{_free_port()}", tmp_path / "run", *SHORT)
+    found = run(f"http://127.0.0.1:{free_port()}", tmp_path / "run", *SHORT)
     assert found.code == 3
     assert found.err.count("\n") == 1
     assert "does not answer" in found.err
@@ -258,6 +281,7 @@ def test_bad_input_is_one_line_and_nothing_is_sent(canned: Mock, tmp_path: Path,
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
     assert (canned.get("/mock/truth?since=0") or []) == before
+    assert list((tmp_path / "runs").glob("*")) == []
 
 
 def test_a_finished_run_is_never_written_over(canned: Mock, tmp_path: Path) -> None:
@@ -269,7 +293,7 @@ def test_a_finished_run_is_never_written_over(canned: Mock, tmp_path: Path) -> N
 
 
 def test_a_dry_run_sends_nothing(tmp_path: Path) -> None:
-    done = loadgen("run", "--target", f"http://127.0.0.1:{_free_port()}", "--dry-run", cwd=tmp_path)
+    done = loadgen("run", "--target", f"http://127.0.0.1:{free_port()}", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "chat" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -77,6 +77,7 @@ def test_bisection_is_between_the_smallest_failing_rate_and_the_largest_passing_
     assert (found.low, found.high) == (4, 9)
     assert search.next_rate(found, 0.05) == pytest.approx(6)
     assert search.bracket([*trials, Trial(4, False)]).low == 1
+    assert search.bracket([Trial(4, False), *trials]).low == 1
     assert search.next_rate(search.Bracket(4, None), 0.05) is None
     assert search.next_rate(search.Bracket(4, 4.19), 0.05) is None
     assert search.next_rate(search.Bracket(4, 4.21), 0.05) is not None
@@ -218,6 +219,13 @@ def test_with_and_without_jobs_gives_the_frontier(tmp_path: Path) -> None:
     modes = {each.mode: each.low for each in made.found}
     assert set(modes) == {"on", "off"}
     assert "harvest against attainment of chat" in text(made)
+
+
+def test_jobs_that_end_within_the_window_give_no_harvest(tmp_path: Path) -> None:
+    flags = ("--vary", "chat.rate=5,10", "--with-offline", "both")
+    made, _ = swept(tmp_path, QueueEngine(jobs_end=0.9), *flags, jobs=True)
+    assert [each.harvest for each in made.points] == [None] * 5
+    assert made.points[-1].offline_tokens_per_s is not None
 
 
 def test_off_leaves_the_jobs_out(tmp_path: Path) -> None:
