@@ -3,7 +3,8 @@
 //! - `arena`: memory for activations, and who reads or writes which part of it
 //! - `buf`: `Workspace` and `Buf`; `dlpack`: how torch sees one
 //! - `weights`: what is made at load time; `batch`: the arrays of a step
-//! - `ops`: the operations; `rows`: the one that picks rows
+//! - `site`: the operations of a layer, without the interpreter; `ops`: their doors, and all other operations
+//! - `layer`: the operations of a layer in one call; `rows`: the one that picks rows
 //!
 //! An operation looks at shapes, indices and borrows before it begins: a buffer that it writes is given once and is nobody
 //! else's. Arrays that come in are C-contiguous. Calls that take longer than giving up the interpreter costs run without it.
@@ -25,8 +26,10 @@ mod batch;
 )]
 mod buf;
 mod dlpack;
+mod layer;
 mod ops;
 mod rows;
+mod site;
 mod weights;
 
 use std::any::Any;
@@ -55,6 +58,22 @@ create_exception!(
     "A bug in a kernel. What it was writing is undefined."
 );
 
+/// Why a call is refused. Python gets it as a `KernelError`.
+#[derive(Debug)]
+pub(crate) struct Refusal(String);
+
+impl From<kernels::KernelError> for Refusal {
+    fn from(error: kernels::KernelError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<Refusal> for PyErr {
+    fn from(refusal: Refusal) -> Self {
+        KernelError::new_err(refusal.0)
+    }
+}
+
 /// Estimated work from which a call gives up the interpreter, in microseconds.
 const DETACH_MICROS: u64 = 50;
 
@@ -78,6 +97,9 @@ pub(crate) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bf16_fault, module)?)?;
     module.add_function(wrap_pyfunction!(isa, module)?)?;
     module.add_function(wrap_pyfunction!(set_isa, module)?)?;
+    module.add_function(wrap_pyfunction!(layer::attention, module)?)?;
+    module.add_function(wrap_pyfunction!(layer::feed_forward, module)?)?;
+    module.add_function(wrap_pyfunction!(layer::layer, module)?)?;
     module.add_function(wrap_pyfunction!(ops::add_norm, module)?)?;
     module.add_function(wrap_pyfunction!(ops::attend, module)?)?;
     module.add_function(wrap_pyfunction!(ops::attend_scratch, module)?)?;
@@ -100,6 +122,7 @@ fn add_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batch::BatchView>()?;
     module.add_class::<buf::Buf>()?;
     module.add_class::<buf::Workspace>()?;
+    module.add_class::<layer::Layer>()?;
     module.add_class::<weights::AttnSpec>()?;
     module.add_class::<weights::GateUp>()?;
     module.add_class::<weights::KvCache>()?;
@@ -189,7 +212,7 @@ impl ReadProbe {
     fn read(&self, py: Python<'_>, pool: &Pool) -> PyResult<()> {
         guarded(py, true, || {
             self.inner.read(&pool.inner);
-            Ok(())
+            Ok::<_, Refusal>(())
         })
     }
 }
@@ -248,10 +271,10 @@ pub(crate) fn chosen() -> Kernels {
 }
 
 /// Runs a kernel, without the interpreter if it is long, and turns what goes wrong into an exception.
-pub(crate) fn guarded<T: Ungil + Send>(
+pub(crate) fn guarded<T: Ungil + Send, E: Into<Refusal> + Ungil + Send>(
     py: Python<'_>,
     long: bool,
-    call: impl FnOnce() -> Result<T, kernels::KernelError> + Ungil + Send,
+    call: impl FnOnce() -> Result<T, E> + Ungil + Send,
 ) -> PyResult<T> {
     // What a panicking call was writing belongs to the caller, who is told.
     let caught = || {
@@ -268,8 +291,8 @@ pub(crate) fn guarded<T: Ungil + Send>(
     }
 }
 
-fn refused(error: kernels::KernelError) -> PyErr {
-    KernelError::new_err(error.to_string())
+fn refused(error: impl Into<Refusal>) -> PyErr {
+    error.into().into()
 }
 
 fn panic_text(payload: &(dyn Any + Send)) -> String {
@@ -296,11 +319,11 @@ fn not_contiguous(what: &str) -> PyErr {
     KernelError::new_err(format!("{what} is not C-contiguous and aligned"))
 }
 
-fn check_shape(what: &str, actual: [usize; 2], expected: [usize; 2]) -> PyResult<()> {
+fn check_shape(what: &str, actual: [usize; 2], expected: [usize; 2]) -> Result<(), Refusal> {
     if actual == expected {
         Ok(())
     } else {
-        Err(KernelError::new_err(format!(
+        Err(Refusal(format!(
             "{what} has shape {actual:?}, expected {expected:?}"
         )))
     }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INTERNAL = "internal"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept:
     """How many of a row's tokens the request keeps, how it ends with them (`None`: it goes on), and whether its grammar
     allowed them all.
@@ -43,7 +43,7 @@ def checked_row(
     else:
         expected = not tokens
     logprobs_fit = not row.logprobs or len(row.logprobs) == len(tokens)
-    if expected and logprobs_fit and all(0 <= token < vocab_size for token in tokens):
+    if expected and logprobs_fit and (not tokens or (min(tokens) >= 0 and max(tokens) < vocab_size)):
         return row
     return RowResult(error=INTERNAL, message="the runner gave tokens that cannot be")
 

@@ -1,16 +1,15 @@
 """The forward of all built families: a pre-norm decoder with rotary, grouped attention and a gated feed-forward layer.
 
-It is a loop over layers of seven backend calls each, on one flat batch of tokens.
+It is a loop over layers of one backend call each, on one flat batch of tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from pyworker.runner.backends.base import AttnSpec, QkNorm
+from pyworker.runner.backends.base import LayerWeights, QkNorm
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,21 +17,9 @@ if TYPE_CHECKING:
 
     from pyworker.models.decoder_config import DecoderConfig
     from pyworker.models.loader import Weights
-    from pyworker.runner.backends.base import Backend, KVCache, KVCacheSpec, Linear, Tensor
+    from pyworker.runner.backends.base import AttnSpec, Backend, KVCache, KVCacheSpec, Tensor
     from pyworker.runner.batch import Batch
     from pyworker.runner.flow import Flow
-
-
-@dataclass(slots=True)
-class _Layer:
-    spec: AttnSpec
-    input_norm: Tensor
-    qkv: Linear
-    qk_norm: QkNorm | None
-    o: Linear
-    post_norm: Tensor
-    gate_up: Linear
-    down: Linear
 
 
 class DecoderModel:
@@ -55,10 +42,10 @@ class DecoderModel:
         self.max_model_len = config.max_position_embeddings
         self._eps = config.rms_norm_eps
         self._embed = backend.prepare_linear(weights.tensor("model.embed_tokens.weight"))
-        specs = config.attn_specs
-        self._layers = [_load_layer(config, spec, weights, index, backend) for index, spec in enumerate(specs)]
-        for spec in specs:
-            backend.prepare_attention(spec)
+        self._layers = [
+            backend.prepare_layer(_load_layer(config, spec, weights, index, backend))
+            for index, spec in enumerate(config.attn_specs)
+        ]
         self._norm = backend.prepare_vector(weights.tensor("model.norm.weight"))
         tied = config.tie_word_embeddings
         self._head = self._embed if tied else backend.prepare_linear(weights.tensor("lm_head.weight"))
@@ -70,7 +57,7 @@ class DecoderModel:
         (`Batch.kept_rows`), after the last norm `[K, H]`, and the batch; `None`: all have left. Once the last layer has
         its keys and values, only these rows are computed; where there are none, the hidden rows are `None`.
         """
-        eps, last = self._eps, len(self._layers) - 1
+        layers, last = self._layers, len(self._layers) - 1
         x = backend.embed(batch.ids, self._embed) if batch.num_tokens else None
         delta = None
         for index in range(flow.first_layer, last + 1):
@@ -78,23 +65,22 @@ class DecoderModel:
             if state is None:
                 return None
             x, delta, batch = state
-            layer = self._layers[index]
-            qkv = backend.linear(backend.add_norm(x, delta, layer.input_norm, eps), layer.qkv)
-            attended = backend.attend(qkv, kv, index, layer.spec, batch, layer.qk_norm)
-            if index == last and (kept := batch.kept_rows) is not None:
-                if not len(kept):
-                    return None, batch
-                x, attended = backend.take_rows(x, kept), backend.take_rows(attended, kept)
-            normed = backend.add_norm(x, backend.linear(attended, layer.o), layer.post_norm, eps)
-            delta = backend.linear(backend.gate_up_act(normed, layer.gate_up, "silu"), layer.down)
-        return backend.add_norm(x, delta, self._norm, eps), batch
+            if index < last or (kept := batch.kept_rows) is None:
+                delta = backend.layer(x, delta, layers[index], kv, index, batch)
+                continue
+            attended = backend.attention(x, delta, layers[index], kv, index, batch)
+            if not len(kept):
+                return None, batch
+            x, attended = backend.take_rows(x, kept), backend.take_rows(attended, kept)
+            delta = backend.feed_forward(x, attended, layers[index])
+        return backend.add_norm(x, delta, self._norm, self._eps), batch
 
     def logits(self, backend: Backend, hidden: Tensor, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """The head on some rows of what `forward` gave: f32 `[R, V]`."""
         return backend.logits(hidden, self._head, rows)
 
 
-def _load_layer(config: DecoderConfig, spec: AttnSpec, weights: Weights, index: int, backend: Backend) -> _Layer:
+def _load_layer(config: DecoderConfig, spec: AttnSpec, weights: Weights, index: int, backend: Backend) -> LayerWeights:
     def tensor(name: str, kind: str = "weight") -> torch.Tensor:
         return weights.tensor(f"model.layers.{index}.{name}.{kind}")
 
@@ -106,7 +92,7 @@ def _load_layer(config: DecoderConfig, spec: AttnSpec, weights: Weights, index: 
         q, k = (backend.prepare_vector(tensor(f"self_attn.{part}_norm")) for part in "qk")
         qk_norm = QkNorm(q, k, config.rms_norm_eps)
     o_bias = tensor("self_attn.o_proj", "bias") if config.o_bias else None
-    return _Layer(
+    return LayerWeights(
         spec=spec,
         input_norm=backend.prepare_vector(tensor("input_layernorm")),
         qkv=backend.prepare_linear(joined("weight"), joined("bias") if config.qkv_bias else None),
@@ -115,4 +101,6 @@ def _load_layer(config: DecoderConfig, spec: AttnSpec, weights: Weights, index: 
         post_norm=backend.prepare_vector(tensor("post_attention_layernorm")),
         gate_up=backend.prepare_gate_up(tensor("mlp.gate_proj"), tensor("mlp.up_proj")),
         down=backend.prepare_linear(tensor("mlp.down_proj")),
+        act="silu",
+        eps=config.rms_norm_eps,
     )

@@ -34,7 +34,8 @@ class Batch:
     step's tokens; `block_tables` i32 `[S, max_blocks]`, padded with 0 (the null block); `logit_rows` i32 `[R]`
     ascending, `logit_ids` the request of each, and `logit_drafts` how many drafts stand before its token. `seq_ids` are
     the sequences' requests. `kept_rows` i32 `[K]` ascending are the rows that anything is asked of behind the last
-    layer, `logit_rows` among them; `None`: all. The first `num_online_seqs` with `num_online_tokens` stay when offline
+    layer, `logit_rows` among them; `None`: all. `scored_seqs` ascending are the sequences whose prompt's logprobs are
+    asked for. The first `num_online_seqs` with `num_online_tokens` stay when offline
     rows leave.
     `backend_state` is the backend's own, made and read by it.
     """
@@ -50,6 +51,7 @@ class Batch:
     logit_drafts: list[int] = field(default_factory=list)
     seq_ids: list[str] = field(default_factory=list)
     kept_rows: NDArray[np.int32] | None = None
+    scored_seqs: list[int] = field(default_factory=list)
     num_online_seqs: int = 0
     num_online_tokens: int = 0
     backend_state: object = None
@@ -85,6 +87,7 @@ class Batch:
             logit_drafts=self.logit_drafts[:rows],
             seq_ids=self.seq_ids[:num_seqs],
             kept_rows=None if kept is None else kept[: int(np.searchsorted(kept, end))],
+            scored_seqs=[seq for seq in self.scored_seqs if seq < num_seqs],
             num_online_seqs=min(self.num_online_seqs, num_seqs),
             num_online_tokens=min(self.num_online_tokens, end),
         )
@@ -112,6 +115,7 @@ class _Columns:
     logit_ids: list[str] = field(default_factory=list)
     logit_drafts: list[int] = field(default_factory=list)
     scored_rows: list[int] = field(default_factory=list)
+    scored_seqs: list[int] = field(default_factory=list)
     num_online_seqs: int = 0
     num_online_tokens: int = 0
 
@@ -191,10 +195,14 @@ class BatchBuilder:
         if last is None or not last.are_all_of(out):
             return None
         batch, requests = last.batch, [out.requests[request_id] for request_id in last.batch.seq_ids]
+        ids = []
         for row, request in zip(last.rows, requests, strict=True):
-            if request.num_computed_tokens != row.stop or request.num_tokens != row.stop + 1:
+            output_ids = request.output_ids
+            num_tokens = len(request.prompt_ids) + len(output_ids)
+            if not request.num_computed_tokens == row.stop == num_tokens - 1:
                 return None
-        batch.ids[:] = [(request.output_ids or request.prompt_ids)[-1] for request in requests]
+            ids.append(output_ids[-1] if output_ids else request.prompt_ids[-1])
+        batch.ids[:] = ids
         batch.positions += 1
         batch.slot_mapping += 1
         batch.seq_lens += 1
@@ -250,6 +258,7 @@ class BatchBuilder:
             columns.logit_drafts += range(len(rows))
         if request.params.prompt_logprobs is not None:
             columns.scored_rows += range(len(columns.ids) - count, len(columns.ids))
+            columns.scored_seqs.append(len(columns.counts) - 1)
 
     def _update_row(self, request: Request, first: int, stop: int) -> _Row:
         row = self._rows.get(request.request_id)
@@ -296,6 +305,7 @@ class BatchBuilder:
             logit_drafts=columns.logit_drafts,
             seq_ids=order,
             kept_rows=columns.kept_rows(logit_rows),
+            scored_seqs=columns.scored_seqs,
             num_online_seqs=columns.num_online_seqs,
             num_online_tokens=columns.num_online_tokens,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ from pyworker.runner.sampler import Sampler, SampleRow
 from slackwater._native import kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from pyworker.engine.interface import EngineHost
     from pyworker.engine.outputs import SchedulerOutput, TokenLogprobs
@@ -64,8 +63,11 @@ class TorchModelRunner:
         result = ModelRunnerOutput(rows)
         if batch.num_tokens:
             flow = Flow(self._backend, batch, by_layer(out.joins), self.safepoint.view, host.progress)
-            with self._running():
-                self._compute(out, flow, batch, rows)
+            try:
+                with self._backend.step():
+                    self._compute(out, flow, batch, rows)
+            except self._backend.fatal as error:
+                raise BackendBroken(self._backend.name, str(error)) from error
             result.parked = flow.put_back()
         result.step_micros = (time.perf_counter_ns() - started) // 1000
         return result
@@ -77,14 +79,6 @@ class TorchModelRunner:
     def close(self) -> None:
         """Drop the cache; the runner cannot be used afterwards."""
         self._kv = None
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        try:
-            with self._backend.step():
-                yield
-        except self._backend.fatal as error:
-            raise BackendBroken(self._backend.name, str(error)) from error
 
     def _compute(self, out: SchedulerOutput, flow: Flow, whole: Batch, rows: dict[str, RowResult]) -> None:
         """Run the layers and fill the rows in."""
@@ -119,15 +113,14 @@ class TorchModelRunner:
 
     def _score_prompts(self, out: SchedulerOutput, hidden: Tensor, batch: Batch, rows: dict[str, RowResult]) -> None:
         """Log-probabilities of the prompt tokens that follow the rows of this step, where they are asked for."""
-        requests = out.requests
-        for seq, request_id in enumerate(batch.seq_ids):
-            if (request := requests[request_id]).params.prompt_logprobs is not None:
-                begin, end = batch.among_kept(batch.seq_starts[seq : seq + 2]).tolist()
-                found = self._score(request, hidden, begin, end)
-                if found is None:
-                    rows[request_id] = RowResult(error="numerics_error", message="the prompt's logits are not finite")
-                elif found:
-                    rows[request_id] = RowResult(prompt_logprobs=found)
+        for seq in batch.scored_seqs:
+            request_id = batch.seq_ids[seq]
+            begin, end = batch.among_kept(batch.seq_starts[seq : seq + 2]).tolist()
+            found = self._score(out.requests[request_id], hidden, begin, end)
+            if found is None:
+                rows[request_id] = RowResult(error="numerics_error", message="the prompt's logits are not finite")
+            elif found:
+                rows[request_id] = RowResult(prompt_logprobs=found)
 
     def _score(self, request: Request, hidden: Tensor, begin: int, end: int) -> list[TokenLogprobs] | None:
         """What rows `begin..end` of one request say of the prompt tokens after them, a tile of rows at a time.

@@ -84,7 +84,7 @@ class Sampler:
             for count in range(1, len(row.drafts) + 1):
                 plan.append((sampler, first + count, row.drafts[:count], mask if mask < 0 else mask + count))
         chosen = iter(sampling.sample(logits, plan, self._masks if mask_rows else None, self._pool))
-        return [_verified(row, [next(chosen), *itertools.islice(chosen, len(row.drafts))]) for row in rows]
+        return [_verified(row, list(itertools.islice(chosen, len(row.drafts) + 1))) for row in rows]
 
     def prompt_logprobs(
         self, logits: NDArray[np.float32], next_ids: Sequence[int], top_n: int

@@ -28,6 +28,7 @@ __all__ = [
     "KernelError",
     "KernelPanic",
     "KvCache",
+    "Layer",
     "PackedLinear",
     "Pool",
     "ReadProbe",
@@ -38,14 +39,17 @@ __all__ = [
     "add_norm",
     "attend",
     "attend_scratch",
+    "attention",
     "available_isas",
     "available_threads",
     "bf16_fault",
     "busy_nanos",
     "embed",
+    "feed_forward",
     "gate_up_act",
     "isa",
     "join",
+    "layer",
     "linear",
     "logits",
     "park",
@@ -173,6 +177,9 @@ class RopeTable:
     def __new__(cls, inv_freq: NDArray[np.float32], scale: float, max_positions: int) -> Self:
         """`inv_freq` `[D / 2]`; cosines and sines are multiplied by `scale`."""
 
+    def resize(self, max_positions: int) -> None:
+        """Make it anew for so many positions, for all that hold it. A call that runs keeps the table it began with."""
+
     @property
     def nbytes(self) -> int:
         """Memory that it holds, in bytes."""
@@ -192,6 +199,25 @@ class AttnSpec:
         softcap: float | None = None,
     ) -> Self:
         """As `pyworker.runner.backends.base.AttnSpec`."""
+
+@final
+class Layer:
+    """The weights of a pre-norm layer, attention and a gated feed-forward part, by reference."""
+
+    def __new__(
+        cls,
+        spec: AttnSpec,
+        input_norm: Vector,
+        qkv: PackedLinear,
+        qk_norm: tuple[Vector, Vector, float] | None,
+        o: PackedLinear,
+        post_norm: Vector,
+        gate_up: GateUp,
+        down: PackedLinear,
+        act: str,
+        eps: float,
+    ) -> Self:
+        """What one operation of the layer gives must be what the next one takes. `act` is `silu`."""
 
 @final
 class KvCache:
@@ -309,6 +335,47 @@ def attend(
     """Norm of queries and keys (weights, epsilon), rotation, write of keys and values, causal attention over the pages.
 
     `[N, (Hq + 2 Hkv) D]` to `[N, Hq D]`. `qkv` holds nothing of use afterwards.
+    """
+
+def attention(
+    x: Buf,
+    delta: Buf | None,
+    layer: Layer,
+    kv: KvCache,
+    index: int,
+    batch: BatchView,
+    workspace: Workspace,
+    pool: Pool,
+) -> Buf:
+    """The first half of layer `index`: `add_norm`, `linear` (queries, keys, values) and `attend` in one call, with
+    their bits: `[N, H]` to `[N, Hq D]`.
+
+    Raises:
+        KernelError: as of each of them; `x` and the cache may hold what those before it have written.
+    """
+
+def feed_forward(x: Buf, attended: Buf, layer: Layer, workspace: Workspace, pool: Pool) -> Buf:
+    """The second half: `linear` (o), `add_norm`, `gate_up_act` and `linear` (down): what is to be added to `x`,
+    `[N, H]`.
+
+    Raises:
+        KernelError: as of `attention`.
+    """
+
+def layer(
+    x: Buf,
+    delta: Buf | None,
+    layer: Layer,
+    kv: KvCache,
+    index: int,
+    batch: BatchView,
+    workspace: Workspace,
+    pool: Pool,
+) -> Buf:
+    """Both halves in one call.
+
+    Raises:
+        KernelError: as of `attention`.
     """
 
 def attend_scratch(spec: AttnSpec, max_tokens: int, max_context: int, threads: int) -> int:

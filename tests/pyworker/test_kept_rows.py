@@ -46,6 +46,7 @@ def test_rows_are_kept_for_logits_and_for_logprobs_of_the_prompt() -> None:
     assert scored.among_kept(scored.logit_rows).tolist() == [0, 4]
     assert scored.among_kept(scored.seq_starts).tolist() == [0, 1, 3, 3, 5]
     assert kept(scored.prefix(2)) == [2, 3, 4]
+    assert (scored.scored_seqs, scored.prefix(2).scored_seqs) == ([1, 3], [1])
 
 
 class _Counts:
@@ -57,7 +58,7 @@ class _Counts:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
-        if name not in ("attend", "gate_up_act"):
+        if name not in ("layer", "attention", "feed_forward"):
             return found
 
         def call(x: Any, *more: Any) -> Any:
@@ -82,13 +83,13 @@ def test_the_end_of_the_last_layer_has_no_row_that_nobody_needs(arithmetic: str)
         rig.step(tokens)
         return counts.rows.copy()
 
-    whole = [("attend", 25), ("gate_up_act", 25)] * (layers - 1)
-    assert ran(a=25) == [*whole, ("attend", 25)], "a chunk without a next token"
+    whole = [("layer", 25)] * (layers - 1)
+    assert ran(a=25) == [*whole, ("attention", 25)], "a chunk without a next token"
     rig.add("b", PROMPT[:10], SCORED)
     steps = ran(a=15, b=10)
-    assert steps[-2:] == [("attend", 25), ("gate_up_act", 11)]
+    assert steps[-2:] == [("attention", 25), ("feed_forward", 11)]
     assert steps[:-2] == whole
-    assert ran(a=1, b=1) == [("attend", 2), ("gate_up_act", 2)] * layers
+    assert ran(a=1, b=1) == [("layer", 2)] * layers
 
 
 def test_rows_are_taken_in_the_order_that_is_asked_for() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +108,18 @@ def test_every_row_goes_through_every_layer_once(
 ) -> None:
     """Two slices of different layers come into one step of an online row, are parked once more, and end."""
     rig = rig_with_requests(deep, backend)
-    attend, seen = rig.runner._backend.attend, []
+    operations, seen = rig.runner._backend, []
 
-    def counted(qkv: object, kv: object, layer: int, spec: object, batch: object, *rest: object) -> object:
-        ends = batch.seq_starts.tolist()  # type: ignore[attr-defined]
-        for name, begin, end in zip(batch.seq_ids, ends, ends[1:], strict=False):  # type: ignore[attr-defined]
-            seen.extend((name, position, layer) for position in batch.positions[begin:end].tolist())  # type: ignore[attr-defined]
-        return attend(qkv, kv, layer, spec, batch, *rest)
+    def counted(original: Callable[..., object], *args: Any) -> object:
+        layer, batch = args[-2:]
+        ends = batch.seq_starts.tolist()
+        for name, begin, end in zip(batch.seq_ids, ends, ends[1:], strict=False):
+            seen.extend((name, position, layer) for position in batch.positions[begin:end].tolist())
+        return original(*args)
 
-    monkeypatch.setattr(rig.runner._backend, "attend", counted)
+    # The reference makes a layer of its halves.
+    for operation in ("layer", "attention") if backend.startswith("native") else ("attention",):
+        monkeypatch.setattr(operations, operation, partial(counted, getattr(operations, operation)))
     rig.step({"on": 37})
     (high,) = rig.step({"on": 1, "off": 70}, ask_at=3).parked
     (low,) = rig.step({"on": 1, "more": 25}, ask_at=1).parked

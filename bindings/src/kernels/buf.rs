@@ -7,7 +7,7 @@ use numpy::{PyArray2, PyReadonlyArray2};
 use pyo3::prelude::*;
 
 use super::arena::{Arena, Chunk, Reading, Refused, Writing};
-use super::{KernelError, dlpack, lent, row_major};
+use super::{KernelError, Refusal, dlpack, lent, row_major};
 
 /// Memory for the activations of a step.
 #[pyclass(frozen, module = "slackwater._native.kernels")]
@@ -17,10 +17,10 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// A buffer whose content is still to be written.
-    pub(crate) fn buf(&self, rows: usize, columns: usize) -> PyResult<Buf> {
+    pub(crate) fn buf(&self, rows: usize, columns: usize) -> Result<Buf, Refusal> {
         let floats = rows
             .checked_mul(columns)
-            .ok_or_else(|| KernelError::new_err(format!("[{rows}, {columns}] is no shape")))?;
+            .ok_or_else(|| Refusal(format!("[{rows}, {columns}] is no shape")))?;
         Ok(Buf {
             chunk: Arc::new(self.chunk(floats)?),
             rows,
@@ -29,7 +29,7 @@ impl Workspace {
     }
 
     /// Room for the length of a call.
-    pub(crate) fn chunk(&self, floats: usize) -> PyResult<Chunk> {
+    pub(crate) fn chunk(&self, floats: usize) -> Result<Chunk, Refusal> {
         Chunk::cut(&self.arena, floats).map_err(|refused| refusal("the workspace", refused))
     }
 }
@@ -98,7 +98,7 @@ impl Buf {
         self.rows * self.columns
     }
 
-    pub(crate) fn read(&self, what: &str) -> PyResult<Rows<'_>> {
+    pub(crate) fn read(&self, what: &str) -> Result<Rows<'_>, Refusal> {
         let reading = self
             .chunk
             .read()
@@ -106,7 +106,7 @@ impl Buf {
         Ok(Rows(reading, self.len()))
     }
 
-    pub(crate) fn write(&self, what: &str) -> PyResult<RowsMut<'_>> {
+    pub(crate) fn write(&self, what: &str) -> Result<RowsMut<'_>, Refusal> {
         let writing = self
             .chunk
             .write()
@@ -114,7 +114,7 @@ impl Buf {
         Ok(RowsMut(writing, self.len()))
     }
 
-    fn view(&self) -> PyResult<View> {
+    fn view(&self) -> Result<View, Refusal> {
         View::new(&self.chunk).map_err(|refused| refusal("the buffer", refused))
     }
 }
@@ -218,8 +218,8 @@ impl Drop for View {
     }
 }
 
-pub(crate) fn refusal(what: &str, refused: Refused) -> PyErr {
-    KernelError::new_err(match refused {
+pub(crate) fn refusal(what: &str, refused: Refused) -> Refusal {
+    Refusal(match refused {
         Refused::Busy => format!(
             "{what} is in use: it was given twice, another call has it, or an array or tensor over it is alive"
         ),

@@ -2,18 +2,16 @@
 
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
-use slackwater_kernels::{self as kernels, Act};
+use slackwater_kernels as kernels;
 
-use super::arena::{Chunk, Writing};
 use super::batch::BatchView;
-use super::buf::{Buf, Rows, Workspace, refusal};
+use super::buf::{Buf, Workspace};
+use super::site::{Site, act_of, attend_micros, held};
 use super::weights::{AttnSpec, GateUp, KvCache, PackedLinear, Vector};
 use super::{DETACH_MICROS, KernelError, Pool, check_shape, chosen, guarded, lent, row_major};
 
 /// Elements of a norm that take as long as giving up the interpreter is worth.
 const DETACH_ELEMENTS: usize = 64 * 1024;
-/// Multiplications of attention in a microsecond on one thread.
-const ATTEND_PRODUCTS: u64 = 10_000;
 
 /// Rows of a packed `[V, H]` weight: `ids` is int32 `[N]`; gives `[N, H]`.
 #[pyfunction]
@@ -44,32 +42,9 @@ pub(crate) fn add_norm(
     workspace: &Workspace,
     pool: &Pool,
 ) -> PyResult<Buf> {
-    let shape = [x.rows, x.columns];
-    check_shape("x", shape, [x.rows, weight.inner.len()])?;
-    if let Some(delta) = delta {
-        check_shape("delta", [delta.rows, delta.columns], shape)?;
-    }
-    let out = workspace.buf(x.rows, x.columns)?;
-    let mut sums = x.write("x")?;
-    let delta = delta.map(|delta| delta.read("delta")).transpose()?;
-    let mut to = out.write("out")?;
+    let site = Site::new(workspace, pool);
     let long = x.rows * x.columns > DETACH_ELEMENTS;
-    let (weight, chosen) = (weight.inner.as_slice(), chosen());
-    guarded(py, long, || {
-        let delta = delta.as_ref().map(Rows::floats);
-        kernels::add_norm(
-            sums.floats(),
-            delta,
-            weight,
-            eps,
-            x.rows,
-            to.floats(),
-            chosen,
-            &pool.inner,
-        )
-    })?;
-    drop(to);
-    Ok(out)
+    guarded(py, long, || site.add_norm(x, delta, &weight.inner, eps))
 }
 
 /// `x W^T + b`: `[N, in]` to `[N, out]`.
@@ -81,26 +56,9 @@ pub(crate) fn linear(
     workspace: &Workspace,
     pool: &Pool,
 ) -> PyResult<Buf> {
-    let packed = &weight.inner;
-    check_shape("x", [x.rows, x.columns], [x.rows, packed.depth()])?;
-    let out = workspace.buf(x.rows, packed.columns())?;
-    let scratch = workspace.chunk(packed.scratch_len(x.rows))?;
-    let from = x.read("x")?;
-    let (mut to, mut words) = (out.write("out")?, held(&scratch)?);
-    let (long, chosen) = (packed.estimated_micros(x.rows) > DETACH_MICROS, chosen());
-    guarded(py, long, || {
-        kernels::linear(
-            from.floats(),
-            x.rows,
-            packed,
-            to.floats(),
-            words.words(),
-            chosen,
-            &pool.inner,
-        )
-    })?;
-    drop(to);
-    Ok(out)
+    let site = Site::new(workspace, pool);
+    let long = weight.inner.estimated_micros(x.rows) > DETACH_MICROS;
+    guarded(py, long, || site.linear(x, &weight.inner))
 }
 
 /// `act(x gate^T) * (x up^T)`: `[N, H]` to `[N, I]`.
@@ -113,32 +71,9 @@ pub(crate) fn gate_up_act(
     workspace: &Workspace,
     pool: &Pool,
 ) -> PyResult<Buf> {
-    if act != "silu" {
-        return Err(KernelError::new_err(format!(
-            "unknown activation {act:?}, expected silu"
-        )));
-    }
-    let packed = &weight.inner;
-    check_shape("x", [x.rows, x.columns], [x.rows, packed.depth()])?;
-    let out = workspace.buf(x.rows, packed.columns())?;
-    let scratch = workspace.chunk(packed.scratch_len(x.rows))?;
-    let from = x.read("x")?;
-    let (mut to, mut words) = (out.write("out")?, held(&scratch)?);
-    let (long, chosen) = (packed.estimated_micros(x.rows) > DETACH_MICROS, chosen());
-    guarded(py, long, || {
-        kernels::gate_up_act(
-            from.floats(),
-            x.rows,
-            packed,
-            Act::Silu,
-            to.floats(),
-            words.words(),
-            chosen,
-            &pool.inner,
-        )
-    })?;
-    drop(to);
-    Ok(out)
+    let (site, act) = (Site::new(workspace, pool), act_of(act)?);
+    let long = weight.inner.estimated_micros(x.rows) > DETACH_MICROS;
+    guarded(py, long, || site.gate_up_act(x, &weight.inner, act))
 }
 
 /// The head on some rows of `x`: `rows` is int32 `[R]`; gives a float32 array `[R, V]` over memory of `workspace`.
@@ -192,42 +127,14 @@ pub(crate) fn attend(
     workspace: &Workspace,
     pool: &Pool,
 ) -> PyResult<Buf> {
-    let what = &spec.inner;
-    let width = (what.num_heads + 2 * what.num_kv_heads).saturating_mul(what.head_dim);
-    check_shape("qkv", [qkv.rows, qkv.columns], [batch.tokens(), width])?;
-    let out = workspace.buf(qkv.rows, what.num_heads * what.head_dim)?;
-    let threads = pool.inner.threads();
-    let partials = kernels::attend_scratch_len(what, batch.tokens(), batch.context, threads);
-    let scratch = workspace.chunk(partials)?;
-    let (mut rows, mut to, mut partials) = (qkv.write("qkv")?, out.write("out")?, held(&scratch)?);
+    let site = Site::new(workspace, pool);
     let norm = qk_norm.as_ref().map(|(q, k, eps)| kernels::QkNorm {
         q: &q.inner,
         k: &k.inner,
         eps: *eps,
     });
-    let rope = spec.rope.as_ref().map(|rope| &rope.get().inner);
-    let products = batch
-        .keys
-        .saturating_mul(to_u64(2 * what.num_heads * what.head_dim));
-    let long = products / ATTEND_PRODUCTS > DETACH_MICROS;
-    let chosen = chosen();
-    guarded(py, long, || {
-        kernels::attend(
-            rows.floats(),
-            &kv.inner,
-            layer,
-            what,
-            rope,
-            norm,
-            &batch.view(),
-            to.floats(),
-            partials.floats(),
-            chosen,
-            &pool.inner,
-        )
-    })?;
-    drop(to);
-    Ok(out)
+    let long = attend_micros(spec, batch) > DETACH_MICROS;
+    guarded(py, long, || site.attend(qkv, kv, layer, spec, batch, norm))
 }
 
 /// Floats that `attend` needs beside its buffers, for so many tokens of contexts up to so many.
@@ -318,14 +225,4 @@ fn both(first: &Buf, out: &Buf, fill: impl FnOnce(&mut [f32])) -> PyResult<()> {
 /// Indices of our own: numpy lets other threads write to an array that a call has borrowed, after its door was passed.
 fn copied(ids: &PyReadonlyArray1<'_, i32>, what: &str) -> PyResult<Vec<i32>> {
     Ok(lent(ids.as_slice(), what)?.to_vec())
-}
-
-fn held(scratch: &Chunk) -> PyResult<Writing<'_>> {
-    scratch
-        .write()
-        .map_err(|refused| refusal("scratch", refused))
-}
-
-fn to_u64(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use slackwater_kernels::KernelError as Refused;
 
 use super::buf::{Buf, Workspace};
-use super::{guarded, lent, refused};
+use super::{Refusal, guarded, lent, refused};
 
 /// Elements whose copy takes as long as giving up the interpreter is worth.
 const DETACH_ELEMENTS: usize = 256 * 1024;
@@ -26,7 +26,7 @@ pub(crate) fn take_rows(
     let long = starts.len() * x.columns > DETACH_ELEMENTS;
     guarded(py, long, || {
         copy_rows(from.floats(), &starts, x.columns, to.floats());
-        Ok(())
+        Ok::<_, Refusal>(())
     })?;
     drop(to);
     Ok(out)

@@ -1,5 +1,7 @@
 //! What is made at load time: packed weights, vectors, rotary tables and the paged cache.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use slackwater_kernels as kernels;
@@ -125,7 +127,16 @@ impl Vector {
 /// Cosines and sines by position.
 #[pyclass(frozen, module = "slackwater._native.kernels")]
 pub(crate) struct RopeTable {
-    pub(crate) inner: kernels::RopeTable,
+    inv_freq: Vec<f32>,
+    scale: f32,
+    made: RwLock<Arc<kernels::RopeTable>>,
+}
+
+impl RopeTable {
+    /// The table as it is now.
+    pub(crate) fn made(&self) -> Arc<kernels::RopeTable> {
+        Arc::clone(&self.made.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[pymethods]
@@ -137,17 +148,30 @@ impl RopeTable {
         scale: f32,
         max_positions: usize,
     ) -> PyResult<Self> {
-        let inv_freq = lent(inv_freq.as_slice(), "inv_freq")?;
-        let inner = guarded(py, true, || {
-            kernels::RopeTable::new(inv_freq, scale, max_positions)
+        let inv_freq = lent(inv_freq.as_slice(), "inv_freq")?.to_vec();
+        let made = guarded(py, true, || {
+            kernels::RopeTable::new(&inv_freq, scale, max_positions)
         })?;
-        Ok(Self { inner })
+        Ok(Self {
+            inv_freq,
+            scale,
+            made: RwLock::new(Arc::new(made)),
+        })
+    }
+
+    /// Makes it anew for so many positions. A call that runs goes on with the table that it began with.
+    fn resize(&self, py: Python<'_>, max_positions: usize) -> PyResult<()> {
+        let made = guarded(py, true, || {
+            kernels::RopeTable::new(&self.inv_freq, self.scale, max_positions)
+        })?;
+        *self.made.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
+        Ok(())
     }
 
     /// Memory that it holds, in bytes.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.inner.bytes()
+        self.made().bytes()
     }
 }
 

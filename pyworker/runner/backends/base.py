@@ -26,6 +26,8 @@ Tensor: TypeAlias = Any
 """Activations or a vector of weights, opaque to model code."""
 Linear: TypeAlias = Any
 """A prepared weight matrix, opaque to model code."""
+Layer: TypeAlias = Any
+"""A prepared layer, opaque to model code."""
 KVCache: TypeAlias = Any
 """The paged cache of all layers, opaque to model code."""
 
@@ -73,6 +75,25 @@ class QkNorm:
 
     q_weight: Tensor
     k_weight: Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """A pre-norm layer: attention, then a gated feed-forward part, both added to what comes in.
+
+    Vectors are of `prepare_vector`, `gate_up` of `prepare_gate_up`, other matrices of `prepare_linear`.
+    """
+
+    spec: AttnSpec
+    input_norm: Tensor
+    qkv: Linear
+    qk_norm: QkNorm | None
+    o: Linear
+    post_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    act: str
     eps: float
 
 
@@ -138,6 +159,9 @@ class Backend(Protocol):
     def prepare_attention(self, spec: AttnSpec) -> None:
         """Make at load time what attention of a layer needs beside weights, so that no step has to."""
 
+    def prepare_layer(self, weights: LayerWeights) -> Layer:
+        """Make a layer ready for `layer` and its halves, its attention too."""
+
     def from_torch(self, tensor: Tensor) -> Tensor:
         """Activations out of a float32 torch tensor `[N, M]`."""
 
@@ -179,6 +203,15 @@ class Backend(Protocol):
 
     def gate_up_act(self, x: Tensor, weight: Linear, act: str) -> Tensor:
         """`act(gate) * up` with a weight of `prepare_gate_up`: `[N, I]`. `act` is `silu`."""
+
+    def attention(self, x: Tensor, delta: Tensor | None, layer: Layer, kv: KVCache, index: int, batch: Batch) -> Tensor:
+        """The first half of layer `index`: `add_norm`, `linear` and `attend`, `[N, H]` to `[N, Hq D]`."""
+
+    def feed_forward(self, x: Tensor, attended: Tensor, layer: Layer) -> Tensor:
+        """The second half: `linear`, `add_norm`, `gate_up_act` and `linear`: what is to be added to `x`, `[N, H]`."""
+
+    def layer(self, x: Tensor, delta: Tensor | None, layer: Layer, kv: KVCache, index: int, batch: Batch) -> Tensor:
+        """Both halves at once: the same bits."""
 
     def logits(self, x: Tensor, head: Linear, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """The head on some rows of `x`: `[R, V]`."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, QkNorm, Rope
+    from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, LayerWeights, QkNorm, Rope
     from pyworker.runner.batch import Batch
 
 _SHORT = {"float32": "f32", "bfloat16": "bf16"}
@@ -30,8 +30,8 @@ class NativeBackend:
     """Backend `native`; see `Backend` for the operations.
 
     A `Tensor` is a `kernels.Buf`, or a `kernels.Vector` for a norm's weight; a `Linear` is a `kernels.PackedLinear` or
-    a `kernels.GateUp`; a `KVCache` is a `kernels.KvCache`. Activations come out of a workspace that is taken at start,
-    and go back to it when Python drops them.
+    a `kernels.GateUp`; a `Layer` is a `kernels.Layer`; a `KVCache` is a `kernels.KvCache`. Activations come out of a
+    workspace that is taken at start, and go back to it when Python drops them.
     """
 
     name = "native"
@@ -100,6 +100,22 @@ class NativeBackend:
         """Angles of all positions that were planned for, one table for all layers that turn alike."""
         self._prepare_spec(spec)
 
+    def prepare_layer(self, weights: LayerWeights) -> kernels.Layer:
+        """References to the weights, checked to fit each other."""
+        norm = weights.qk_norm
+        return kernels.Layer(
+            self._prepare_spec(weights.spec),
+            weights.input_norm,
+            weights.qkv,
+            None if norm is None else (norm.q_weight, norm.k_weight, norm.eps),
+            weights.o,
+            weights.post_norm,
+            weights.gate_up,
+            weights.down,
+            weights.act,
+            weights.eps,
+        )
+
     def from_torch(self, tensor: torch.Tensor) -> kernels.Buf:
         """A copy in the workspace."""
         return self.workspace.from_numpy(_array(tensor))
@@ -153,9 +169,7 @@ class NativeBackend:
         qk_norm: QkNorm | None = None,
     ) -> kernels.Buf:
         """One call; `qkv` holds nothing of use afterwards."""
-        view = batch.backend_state
-        if not isinstance(view, kernels.BatchView):
-            view = batch.backend_state = self._view(kv, batch)
+        view = self._view(kv, batch)
         known = self._specs.get(id(spec))
         what = self._prepare_spec(spec) if known is None else known[1]
         norm = None if qk_norm is None else (qk_norm.q_weight, qk_norm.k_weight, qk_norm.eps)
@@ -164,6 +178,34 @@ class NativeBackend:
     def gate_up_act(self, x: kernels.Buf, weight: kernels.GateUp, act: str) -> kernels.Buf:
         """Both products and the gate in one call."""
         return kernels.gate_up_act(x, weight, act, self.workspace, self._pool)
+
+    def attention(
+        self,
+        x: kernels.Buf,
+        delta: kernels.Buf | None,
+        layer: kernels.Layer,
+        kv: kernels.KvCache,
+        index: int,
+        batch: Batch,
+    ) -> kernels.Buf:
+        """One call."""
+        return kernels.attention(x, delta, layer, kv, index, self._view(kv, batch), self.workspace, self._pool)
+
+    def feed_forward(self, x: kernels.Buf, attended: kernels.Buf, layer: kernels.Layer) -> kernels.Buf:
+        """One call."""
+        return kernels.feed_forward(x, attended, layer, self.workspace, self._pool)
+
+    def layer(
+        self,
+        x: kernels.Buf,
+        delta: kernels.Buf | None,
+        layer: kernels.Layer,
+        kv: kernels.KvCache,
+        index: int,
+        batch: Batch,
+    ) -> kernels.Buf:
+        """One call."""
+        return kernels.layer(x, delta, layer, kv, index, self._view(kv, batch), self.workspace, self._pool)
 
     def logits(self, x: kernels.Buf, head: kernels.PackedLinear, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """The head on the chosen rows, in memory that is free again when the array is dropped."""
@@ -175,13 +217,17 @@ class NativeBackend:
 
     def _view(self, kv: kernels.KvCache, batch: Batch) -> kernels.BatchView:
         """The batch's arrays, looked at once for all layers."""
+        known = batch.backend_state
+        if isinstance(known, kernels.BatchView):
+            return known
         view = kernels.BatchView(
             kv, batch.positions, batch.slot_mapping, batch.seq_starts, batch.seq_lens, batch.block_tables
         )
         if view.max_context > self._positions:
             self._positions = 2 * view.max_context
-            self._ropes.clear()
-            self._specs.clear()
+            for table in self._ropes.values():
+                table.resize(self._positions)
+        batch.backend_state = view
         return view
 
     def _prepare_spec(self, spec: AttnSpec) -> kernels.AttnSpec:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from pyworker.errors import ConfigError
 from pyworker.runner.backends.base import AttnSpec, KVCacheSpec, QkNorm, Rope
+from pyworker.runner.backends.composed import ComposedLayers
 from pyworker.runner.backends.exact import rms_norm, round_bf16, silu
 from pyworker.runner.backends.fingerprint import fingerprint
 from pyworker.runner.backends.paged_attention import AttentionPlan, PagedKV, paged_attention
@@ -40,7 +41,7 @@ class RowLinear:
         self.bias = None if bias is None else _copy(bias)
 
 
-class ReferenceBackend:
+class ReferenceBackend(ComposedLayers):
     """Backend `reference`; see `Backend` for the operations. Tensors are `torch.Tensor`, float32, on the CPU."""
 
     name = "reference"
