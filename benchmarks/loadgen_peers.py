@@ -105,6 +105,7 @@ def _told(scene: Scene, tool: Callable[[MockProcess, Scene], float]) -> tuple[fl
 def _standstill(mock: MockProcess, after: int) -> Iterator[None]:
     """SIGSTOP for a second once so many requests have come."""
     ended = threading.Event()
+    stood: list[int] = []
 
     def wait() -> None:
         server = Server(mock.control)
@@ -114,6 +115,7 @@ def _standstill(mock: MockProcess, after: int) -> Iterator[None]:
                 os.kill(mock.pid, signal.SIGSTOP)
                 time.sleep(1.0)
                 os.kill(mock.pid, signal.SIGCONT)
+                stood.append(mock.pid)
                 break
             ended.wait(0.05)
         server.close()
@@ -125,6 +127,8 @@ def _standstill(mock: MockProcess, after: int) -> Iterator[None]:
     finally:
         ended.set()
         waiting.join()
+    if not stood:
+        raise RuntimeError("the mock never stood still, so this scene did not happen")
 
 
 def ours(mock: MockProcess, scene: Scene) -> float:

@@ -5,7 +5,9 @@ Every error that is not a bug is one line on stderr and an `ExitCode`.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HELP: Final = ("-h", "--help", "help")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE)
+"""What the host has no more of, or does not give: no bug."""
+_CLOSED_PIPE: Final = 141
+"""As of a program that SIGPIPE ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; gives the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(args)
+        code = _main(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does. What is still held must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        sys.stderr.write(f"{PROGRAM}: error: {_one_line(str(error))}\n")
+        return ExitCode.BAD_INPUT
     except LoadgenError as error:
         sys.stderr.write(f"{PROGRAM}: error: {_one_line(str(error))}\n")
         return error.code

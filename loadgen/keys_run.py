@@ -81,7 +81,7 @@ KEYS = table(
     Key("max-duration", forms.positive_duration, "what --duration may be at most", "30m", "D", texts.duration),
     Key("warmup", _auto_duration, "before the window", "auto: a sixth, at most 60s", "D|auto", texts.duration),
     Key("drain", units.duration, "after it, for open requests", "30s", "D", texts.duration),
-    Key("max-requests", whole(1), "refuse a larger plan", "1000000", "N"),
+    Key("max-requests", whole(1), "send only the first so many of a larger plan (jobs must fit)", "1000000", "N"),
     Key("seed", whole(0, 2**63 - 1), "of all that is drawn", "0", "N"),
     Key("repeat", whole(1, 1000), "runs of the same plan", "1", "N"),
     Key("procs", _auto_procs, "load processes", "auto, by cores", "N|auto"),

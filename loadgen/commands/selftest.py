@@ -26,7 +26,10 @@ def main(options: SelftestOptions) -> ExitCode:
     procs = processes_to_try(options.procs, len(os.sched_getaffinity(0)))
     found = Selftest(one_client, say_on_stderr).run(procs)
     kept = limits.path()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, limits.encode(found))
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, limits.encode(found))
+    except OSError as error:
+        say_on_stderr(f"{kept} cannot be written, so that no run will know these limits: {error.strerror}")
     sys.stdout.write(limits.encode(found).decode() if options.json else f"{text(found)}{kept}\n")
     return ExitCode.OK

@@ -248,10 +248,6 @@ class Crew:
         told = await asyncio.gather(*(each.report(messages.HungUp, _HANG_UP_SECONDS) for each in self._members))
         return sum(each.count for each in told if isinstance(each, messages.HungUp))
 
-    def begin_lane(self, process: int, lane: int) -> None:
-        """Begin a lane whose orders say that it waits."""
-        self._members[process].tell(messages.BeginLane(lane))
-
     async def finish(self) -> list[Meters]:
         """End the round: what is open is abandoned, the spools are closed. A process that died has meters that say
         so.

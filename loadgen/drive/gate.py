@@ -52,9 +52,12 @@ class HostMeters:
 
 @dataclass(slots=True)
 class Verdict:
-    """Reasons, each a sentence with the number and the bound; empty: none."""
+    """Reasons, each a sentence with the number and the bound; empty: none. `lasting`: those of `invalid` that are no
+    lag, so that `--allow-lag` does not excuse them.
+    """
 
     invalid: list[str] = field(default_factory=list)
+    lasting: list[str] = field(default_factory=list)
     disturbed: list[str] = field(default_factory=list)
 
 
@@ -77,11 +80,11 @@ def judge(
     bound = max(floor, SHARE_OF_TTFT * (median_wire_ttft or 0.0))
     for meters in processes:
         name = f"load process {meters.process}"
-        if meters.died:
-            verdict.invalid.append(f"{name} died")
-        if meters.trouble:
-            verdict.invalid.append(f"{name} stopped: {meters.trouble}")
-        verdict.invalid += [f"{name}: {each} ran out of planned requests" for each in meters.dry]
+        lasting = [f"{name} died"] if meters.died else []
+        lasting += [f"{name} stopped: {meters.trouble}"] if meters.trouble else []
+        lasting += [f"{name}: {each} ran out of planned requests" for each in meters.dry]
+        verdict.lasting += lasting
+        verdict.invalid += lasting
         for what, values in (("send lag", meters.send_lags), ("loop lag", meters.loop_lags)):
             p99 = float(np.percentile(values, 99, method="higher")) if values else 0.0
             if p99 > bound:

@@ -38,17 +38,11 @@ class HangUp(msgspec.Struct, tag=True, frozen=True):
     share: float
 
 
-class BeginLane(msgspec.Struct, tag=True, frozen=True):
-    """Begin a lane that waits."""
-
-    lane: int
-
-
 class Finish(msgspec.Struct, tag=True, frozen=True):
     """End the round: abandon, close the spool, say `Finished`. Then another round may be prepared."""
 
 
-Command = Prepare | Go | Stop | Abandon | HangUp | BeginLane | Finish
+Command = Prepare | Go | Stop | Abandon | HangUp | Finish
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):

@@ -14,7 +14,7 @@ from loadgen.plan.workload import slices
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from loadgen.plan.model import Plan, PlannedRequest
+    from loadgen.plan.model import Plan, PlannedJob, PlannedRequest
     from loadgen.spec import Scenario
 
 
@@ -29,8 +29,8 @@ class ClassOrders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaneOrders(msgspec.Struct, frozen=True, kw_only=True):
-    """`slots` at a time of the requests at `places` of the index. `start`, `stop`: microseconds; `start` below 0: it
-    waits for `Crew.begin_lane`. After `stop` nothing is begun; None: until the requests end.
+    """`slots` at a time of the requests at `places` of the index, from `start` (microseconds) on. After `stop` nothing
+    is begun; None: until the requests end.
     """
 
     places: list[int]
@@ -104,15 +104,20 @@ def divide(
 ) -> list[Orders]:
     """Orders for each process, all that one needs to know of the plan in it.
 
-    `closed`: slots of each class of a closed loop, whose lanes begin nothing after `stop`. `streams`: requests at a
-    time of each kind of job that is sent as single requests; items of other jobs are left out. The plan has the
-    index's order.
+    `closed`: slots of each class of a closed loop, whose lanes begin nothing after `stop`; so do those of a closed pool
+    of jobs. `streams`: requests at a time of each kind of job that is sent as single requests; items of other jobs are
+    left out. The plan has the index's order.
     """
     closed, streams = closed or {}, streams or {}
-    own = [_Share(plan, places, streams) for places in slices(plan, procs)]
+    pools = _pools(plan, streams)
+    single = {cls: slots for cls, slots in streams.items() if cls not in pools}
+    bound = {**closed, **{cls: streams[cls] for cls in pools}}
+    own = [_Share(plan, places, streams) for places in _at_slots(plan, slices(plan, procs), bound)]
     found = []
     for number, share in enumerate(own):
-        lanes = share.job_lanes(plan, streams)
+        lanes = share.job_lanes(plan, single)
+        for cls, jobs in pools.items():
+            lanes += share.pool_lane(plan, jobs, _part(streams[cls], number, procs), stop)
         lanes += _closed_lanes(share, closed, number, procs, stop)
         found.append(
             msgspec.structs.replace(
@@ -130,12 +135,44 @@ def divide(
     return found
 
 
+def _part(slots: int, number: int, procs: int) -> int:
+    """Of so many slots, those of one process."""
+    return slots // procs + (number < slots % procs)
+
+
+def _pools(plan: Plan, streams: Mapping[str, int]) -> dict[str, list[PlannedJob]]:
+    """Kinds of jobs of which there is always a next one, with all that were planned."""
+    kinds = dict.fromkeys(job.cls for job in plan.jobs if job.at == NOT_DUE and job.cls in streams)
+    return {cls: [job for job in plan.jobs if job.cls == cls] for cls in kinds}
+
+
+def _at_slots(plan: Plan, own: Sequence[Sequence[int]], slots: Mapping[str, int]) -> list[list[int]]:
+    """Places of each process, those of closed loops and pools moved to where the slots are: without one none is sent.
+    Sessions and jobs stay together.
+    """
+    procs = len(own)
+    owners = {cls: [at for at in range(procs) for _ in range(_part(slots[cls], at, procs))] for cls in slots}
+    homes: dict[str, dict[str | int, int]] = {cls: {} for cls in slots}
+    found: list[list[int]] = [[] for _ in own]
+    for number, places in enumerate(own):
+        for place in places:
+            request = plan.requests[place]
+            home = number
+            if request.cls in owners:
+                # A single request is a group of its own, told from sessions by its sign.
+                group = request.job or (-1 - place if request.session is None else request.session)
+                known, mine = homes[request.cls], owners[request.cls]
+                home = known.setdefault(group, mine[len(known) % len(mine)])
+            found[home].append(place)
+    return [sorted(places) for places in found]
+
+
 def _closed_lanes(
     share: _Share, closed: Mapping[str, int], number: int, procs: int, stop: int | None
 ) -> list[LaneOrders]:
     lanes = []
     for cls, slots in closed.items():
-        mine = slots // procs + (number < slots % procs)
+        mine = _part(slots, number, procs)
         if mine:
             lanes.append(LaneOrders(places=share.closed.get(cls, []), slots=mine, start=0, stop=stop))
     return lanes
@@ -171,13 +208,23 @@ class _Share:
         return [plan.requests[place] for place in dict.fromkeys(places)]
 
     def job_lanes(self, plan: Plan, streams: Mapping[str, int]) -> list[LaneOrders]:
-        """A lane a job. A job of a pool that nobody began has no time: it waits."""
-        jobs = {job.name: job for job in plan.jobs}
-        lanes = []
-        for name, places in self.items.items():
-            places = sorted(places, key=lambda place: plan.requests[place].item or 0)
-            lanes.append(LaneOrders(places=places, slots=streams[jobs[name].cls], start=jobs[name].at))
-        return lanes
+        """A lane a job."""
+        return [
+            LaneOrders(places=self._in_order(plan, job), slots=streams[job.cls], start=job.at)
+            for job in plan.jobs
+            if job.cls in streams and job.name in self.items
+        ]
+
+    def pool_lane(self, plan: Plan, jobs: Sequence[PlannedJob], slots: int, stop: int | None) -> list[LaneOrders]:
+        """The jobs of a closed pool one after the other: all of them together have so many items in flight, and there
+        is always a next one. None where this process has no part in it.
+        """
+        places = [place for job in jobs for place in self._in_order(plan, job)]
+        start = min(job.at for job in jobs if job.at != NOT_DUE)
+        return [LaneOrders(places=places, slots=slots, start=start, stop=stop)] if places and slots else []
+
+    def _in_order(self, plan: Plan, job: PlannedJob) -> list[int]:
+        return sorted(self.items.get(job.name, ()), key=lambda place: plan.requests[place].item or 0)
 
     def conversations(self, plan: Plan) -> list[Conversation]:
         """Sessions whose later turns wait for their answers."""

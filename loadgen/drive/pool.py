@@ -174,17 +174,18 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         name = self._target.host if self._tls is not None else None
         connection = Connection(self._clock, self, self._watch)
-        for place, address in enumerate(self._addresses):
+        # A copy: others connect meanwhile, and put what they found first.
+        addresses = list(self._addresses)
+        for address in addresses:
             try:
                 await loop.create_connection(
                     lambda: connection, address, self._target.port, ssl=self._tls, server_hostname=name
                 )
             except OSError:
-                if place == len(self._addresses) - 1:
+                if address == addresses[-1]:
                     raise
             else:
                 self._all.add(connection)
-                # The address that works comes first from now on.
-                self._addresses.insert(0, self._addresses.pop(place))
+                self._addresses.sort(key=lambda each: each != address)  # what works comes first from now on
                 break
         return connection

@@ -226,8 +226,6 @@ class Service:
             sender.stop()
         elif isinstance(command, messages.Abandon):
             sender.abandon()
-        elif isinstance(command, messages.BeginLane):
-            sender.begin_lane(command.lane)
         elif isinstance(command, messages.HangUp):
             names = [each.name for each in current.orders.classes]
             gone = sender.hang_up(names.index(command.cls), command.share) if command.cls in names else 0

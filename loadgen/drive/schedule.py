@@ -37,7 +37,6 @@ class Lane:
     """`slots` at a time from `start` on, until the requests end or the run stops issuing."""
 
     start: int
-    """Below 0: it waits to be begun."""
     slots: int
     requests: Sequence[Request]
     stop: int | None = None

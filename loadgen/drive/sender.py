@@ -45,14 +45,14 @@ class Pool(Protocol):
 
 class _Open:
     """A request that was issued and has not ended. `exchange` is None while it waits: for its class's cap, or to be
-    tried again.
+    tried again. `attempt`: the last one; `next`: which comes when it is sent.
     """
 
-    __slots__ = ("attempt", "exchange", "lane", "request")
+    __slots__ = ("attempt", "exchange", "lane", "next", "request")
 
     def __init__(self, request: Request, lane: Lane | None) -> None:
         self.request, self.lane = request, lane
-        self.attempt = 0
+        self.attempt = self.next = 0
         self.exchange: Exchange | None = None
 
 
@@ -96,8 +96,7 @@ class Sender:
         """Begin; t0 lies ahead or is now."""
         self._alarm = self._clock.alarm(self._ring)
         for number, lane in enumerate(self._schedule.lanes):
-            if lane.start >= 0:
-                self._later(lane.start, partial(self._fill, number))
+            self._later(lane.start, partial(self._fill, number))
         self._arm()
 
     def close(self) -> None:
@@ -114,17 +113,7 @@ class Sender:
         if self._stopped:
             return True
         lanes = self._schedule.lanes
-        return self._at >= len(self._schedule.open) and all(
-            lane.next >= len(lane.requests) or lane.start < 0 for lane in lanes
-        )
-
-    def begin_lane(self, number: int) -> None:
-        """Let a lane begin that waits for this."""
-        lane = self._schedule.lanes[number]
-        if lane.start < 0:
-            lane.start = self._clock.now()
-            self._fill(number)
-            self._settle()
+        return self._at >= len(self._schedule.open) and all(lane.next >= len(lane.requests) for lane in lanes)
 
     def stop(self) -> None:
         """Issue nothing more; what was due goes on, behind a class's cap too. What was planned and is not sent ends as
@@ -147,7 +136,7 @@ class Sender:
         for waiting in self._waiting:
             for opened, due in waiting:
                 del self._open[opened.request.id]
-                self._unsent(opened.request, due, 0)
+                self._unsent(opened.request, due, opened.next)
             waiting.clear()
         for opened in list(self._open.values()):
             if opened.exchange is not None:
@@ -192,10 +181,10 @@ class Sender:
         if rules.timeout is not None:
             # From due on: what a cap makes a request wait is part of its time.
             self._later(due + rules.timeout, partial(self._time_out, opened, due))
-        if rules.inflight is not None and tally.active >= rules.inflight:
+        if self._is_full(request.cls):
             self._waiting[request.cls].append((opened, due))
             return
-        sent = self._send(opened, due, 0)
+        sent = self._send(opened, due)
         if lane is None:
             lag = (sent if sent >= 0 else self._clock.now()) - due
             self.lags.append(lag)
@@ -203,11 +192,15 @@ class Sender:
             if begin <= due <= end:
                 self.window_lags.append(lag)
 
-    def _send(self, opened: _Open, due: int, attempt: int) -> int:
+    def _is_full(self, cls: int) -> bool:
+        most = self._rules[cls].inflight
+        return most is not None and self.tallies[cls].active >= most
+
+    def _send(self, opened: _Open, due: int) -> int:
         request, tally = opened.request, self.tallies[opened.request.cls]
         exchange = Exchange(request.id, due, request.payload, self._ended, tally)
-        exchange.attempt, exchange.slow = attempt, request.slow
-        opened.exchange, opened.attempt = exchange, attempt
+        exchange.attempt, exchange.slow = opened.next, request.slow
+        opened.exchange, opened.attempt = exchange, opened.next
         tally.active += 1
         tally.sent += 1
         if request.cancel_after is not None:
@@ -250,6 +243,7 @@ class Sender:
             (exchange.due, exchange.end),
             (exchange.marks, exchange.stamps),
             retried=retried,
+            told_when=b"retry-after" in exchange.kept_headers,
         )
         if retried:
             self._retry(opened, exchange)
@@ -280,14 +274,14 @@ class Sender:
         self._wait_then(due, begin)
 
     def _next_waiting(self, cls: int) -> None:
-        waiting, most, tally = self._waiting[cls], self._rules[cls].inflight, self.tallies[cls]
-        while waiting and most is not None and tally.active < most:
+        waiting = self._waiting[cls]
+        while waiting and not self._is_full(cls):
             opened, due = waiting.popleft()
             limit = self._rules[cls].timeout
             if limit is not None and self._clock.now() >= due + limit:
                 self._give_up(opened, due)
             else:
-                self._send(opened, due, 0)
+                self._send(opened, due)
 
     def _fill(self, number: int) -> None:
         lane = self._schedule.lanes[number]
@@ -308,16 +302,18 @@ class Sender:
             self.dry.add(lane.requests[0].cls)
 
     def _retry(self, opened: _Open, before: Exchange) -> None:
-        opened.exchange = None
+        opened.exchange, opened.next = None, before.attempt + 1
 
         def again() -> None:
             if self._open.get(before.id) is not opened:
                 return  # its time was up meanwhile
             if self._abandoned:
                 del self._open[before.id]
-                self._unsent(opened.request, before.due, before.attempt + 1)
+                self._unsent(opened.request, before.due, opened.next)
+            elif self._is_full(opened.request.cls):
+                self._waiting[opened.request.cls].append((opened, before.due))
             else:
-                self._send(opened, before.due, before.attempt + 1)
+                self._send(opened, before.due)
 
         self._wait_then(self._clock.now() + wait_of(before), again)
 

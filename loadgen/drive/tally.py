@@ -18,7 +18,7 @@ _NAMES = {
     End.UNSENT: "unsent",
 }
 _OK = 200
-_SHED = (429, 503)
+_TOO_MANY, _AWAY = 429, 503
 
 
 class Tally:
@@ -38,13 +38,22 @@ class Tally:
         self.gaps: array[int] = array("q")
 
     def end(
-        self, kind: End, status: int, times: tuple[int, int], chunks: tuple[int, array[int]], *, retried: bool
+        self,
+        kind: End,
+        status: int,
+        times: tuple[int, int],
+        chunks: tuple[int, array[int]],
+        *,
+        retried: bool,
+        told_when: bool = False,
     ) -> None:
-        """`times`: due and end. `chunks`: `data:` markers and stamps."""
+        """`times`: due and end. `chunks`: `data:` markers and stamps. `told_when`: the server said when to come again,
+        which makes a 503 a refusal and not an error.
+        """
         due, end = times
         name = "ok" if kind is End.COMPLETE else _NAMES[kind]
         if kind is End.COMPLETE and status != _OK:
-            name = "shed" if status in _SHED else "error"
+            name = "shed" if status == _TOO_MANY or (status == _AWAY and told_when) else "error"
         if retried:
             name = "retried"
         self.ended[name] = self.ended.get(name, 0) + 1

@@ -63,14 +63,14 @@ def number(value: float | None) -> str:
     return f"{value:.{FIGURE_PLACES}g}"
 
 
-def runs_table(runs: Sequence[Run]) -> Table:
-    """A line a run, all figures."""
+def runs_table(runs: Sequence[Run], mode: str = "measured") -> Table:
+    """A line a run, all figures. `mode`: `measured`, `quick` or `virtual`, on every line."""
     names = figure_names(runs)
-    header = ("cell", "arm", "knob", "window", "repeat", "host", "status", "attempts", *names)
+    header = ("mode", "cell", "arm", "knob", "window", "repeat", "host", "status", "attempts", *names)
     rows = []
     for run in _sorted(runs):
         key = (run.cell, run.arm, run.knob, str(run.window), str(run.repeat), run.host, run.status, str(run.attempts))
-        rows.append((*key, *(number(run.figures.get(name)) for name in names)))
+        rows.append((mode, *key, *(number(run.figures.get(name)) for name in names)))
     return Table("runs", header, tuple(rows))
 
 

@@ -104,13 +104,14 @@ class ArmRunner:
     extras: bool = False
     say: Callable[[str], None] = lambda _: None
 
-    def attempts(self, base: Path, job: Job, done: list[Attempt], save: Callable[[], None]) -> None:
-        """Run until one is quiet, as often as the plan says; each goes into `done` as it ends.
+    def attempts(self, base: Path, job: Job, done: list[Attempt], save: Callable[[], None], more: int = 0) -> None:
+        """Run until one is quiet, as often as the plan says, or `more` times; each goes into `done` as it ends.
 
         Raises:
             KeyboardInterrupt: the run was stopped; what it has is set aside.
         """
-        while len(done) < self.plan.attempts and (not done or done[-1].status in AGAIN):
+        most = len(done) + more if more else self.plan.attempts
+        while len(done) < most and (not done or done[-1].status in AGAIN):
             number = len(done) + 1
             folder = base if number == 1 else base.with_name(f"{base.name}.{number}")
             done.append(self.attempt(folder, job))

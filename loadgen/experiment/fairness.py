@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from loadgen.experiment.state import DONE, counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -37,7 +39,7 @@ class Seen:
 
 def refusals(plan: Plan, state: State, seen: Sequence[Seen]) -> list[str]:
     """Reasons against the table."""
-    found = [*_kinds(seen), *_probes(plan, state), *_windows(plan)]
+    found = [*_kinds(plan, seen), *_probes(plan, state, seen), *_windows(plan)]
     for block, runs in _by_block(seen).items():
         found += [f"block {block}: {why}" for why in _block(plan, runs)]
     found += _servers(seen)
@@ -45,15 +47,16 @@ def refusals(plan: Plan, state: State, seen: Sequence[Seen]) -> list[str]:
 
 
 def unfinished(state: State) -> list[str]:
-    """Runs that have no result; a table without them is one of what is there, and says so."""
+    """Runs that have no result on any machine; a table without them is one of what is there, and says so."""
+    there = {entry.key()[:4] for entry in counted(state.runs) if entry.state in DONE}
     return [
         f"{entry.arm} {entry.setting} {entry.window}-{entry.repeat} is {entry.state}"
         for entry in state.runs
-        if entry.state not in ("done", "disturbed")
+        if entry.key()[:4] not in there
     ]
 
 
-def _kinds(seen: Sequence[Seen]) -> list[str]:
+def _kinds(plan: Plan, seen: Sequence[Seen]) -> list[str]:
     found = []
     modes = sorted({each.mode for each in seen})
     if len(modes) > 1:
@@ -64,23 +67,33 @@ def _kinds(seen: Sequence[Seen]) -> list[str]:
         found.append("the runs are simulated: a simulated figure is no measurement")
     if any(each.quick for each in seen):
         found.append("quick runs are for a first look only")
-    for each in seen:
+    # A table of routers marks such a cell as void, and has no figure of it.
+    for each in () if "overhead" in plan.tables else seen:
         if each.status == "invalid":
             why = each.reasons[0] if each.reasons else "see its result"
             found.append(f"{_name(each)} is INVALID: {why}")
     return found
 
 
-def _probes(plan: Plan, state: State) -> list[str]:
+def _probes(plan: Plan, state: State, seen: Sequence[Seen]) -> list[str]:
+    found = [
+        f"{plan.baseline} is INVALID on the tuning window, where all else is held against it"
+        for each in state.probes.get("baseline", [])
+        if each.status == "invalid"
+    ]
     numbers = {
         asked.arm: len(state.probes.get(asked.arm, []))
         for asked in plan.tunes
         if asked.arm not in state.skipped and (asked.arm in state.probes or asked.arm in state.tuned)
     }
-    if len(set(numbers.values())) <= 1:
-        return []
-    told = ", ".join(f"{arm} {count}" for arm, count in sorted(numbers.items()))
-    return [f"arms were tuned with unequal numbers of probes: {told}"]
+    # An arm with a knob that nobody turned was not given its best either.
+    turned = [plan.arms[each.entry.arm] for each in seen if plan.arms[each.entry.arm].knob is not None]
+    for name in {arm.like or arm.name for arm in turned}:
+        numbers.setdefault(name, len(state.probes.get(name, [])))
+    if len(set(numbers.values())) > 1:
+        told = ", ".join(f"{arm} {count}" for arm, count in sorted(numbers.items()))
+        found.append(f"arms were tuned with unequal numbers of probes: {told}")
+    return found
 
 
 def _windows(plan: Plan) -> list[str]:
@@ -98,8 +111,6 @@ def _block(plan: Plan, runs: Sequence[Seen]) -> list[str]:
     found = []
     if not any(each.entry.arm == plan.baseline for each in runs):
         found.append(f"{plan.baseline} is missing, with which all else is paired")
-    if len({each.entry.host for each in runs}) > 1:
-        found.append("its runs are of different machines")
     for name in sorted({name for each in runs for name in each.classes}):
         hashes = {each.classes[name] for each in runs if name in each.classes}
         if len(hashes) > 1:
@@ -129,10 +140,12 @@ def _values(runs: Sequence[Seen], name: str) -> set[str]:
 
 
 def _by_block(seen: Iterable[Seen]) -> dict[str, list[Seen]]:
-    blocks: dict[str, list[Seen]] = {}
+    """A block is of one machine: what two machines did of it are two blocks, and each wants its baseline."""
+    blocks: dict[tuple[str, str], list[Seen]] = {}
     for each in seen:
-        blocks.setdefault(each.entry.block, []).append(each)
-    return blocks
+        blocks.setdefault((each.entry.block, each.entry.host), []).append(each)
+    several = len({host for _, host in blocks}) > 1
+    return {f"{block} on {host}" if several else block: runs for (block, host), runs in blocks.items()}
 
 
 def _name(each: Seen) -> str:

@@ -117,14 +117,14 @@ def _tokens(result: Result, at: Columns) -> Figures:
         offline += 0.0 if cls.online else count
         if cls.online:
             found[f"{name}.tokens_per_s"] = count / seconds
-    has_jobs = any(not cls.online for cls in result.classes.values())
-    # Items of the Batches API have no stamps: there only the server's own counter knows.
-    if has_jobs and offline == 0:
+    jobs = [name for name, cls in result.classes.items() if not cls.online]
+    items = at.where(np.isin(at.cls, jobs))
+    # Items of the Batches API have no records: there only the server's own counter knows.
+    if set(jobs) - set(items.cls.tolist()):
         counted = _told(result)["offline.tokens_per_s"]
         return found | {"offline.tokens_per_s": counted, "total.tokens_per_s": None}
-    if has_jobs:
+    if jobs:
         found["offline.tokens_per_s"] = offline / seconds
-        items = at.where(np.isin(at.cls, [name for name, cls in result.classes.items() if not cls.online]))
         ended = items.is_("ok") & (items.end >= span[0]) & (items.end <= span[1])
         found["offline.items_per_s"] = float(np.count_nonzero(ended)) / seconds
         waits = metrics.ttft(items)
@@ -137,7 +137,7 @@ def _within(at: Columns, span: tuple[int, int]) -> float:
     first = metrics.first_token(at)
     prompt = np.where(np.isnan(at.in_got), at.in_want, at.in_got) - np.nan_to_num(at.cached)
     inside = (first >= span[0]) & (first <= span[1])
-    times = metrics.token_times(at)[0]
+    times = metrics.delivery_times(at)
     return float(prompt[inside].sum()) + float(np.count_nonzero((times >= span[0]) & (times <= span[1])))
 
 

@@ -16,12 +16,14 @@ from loadgen.experiment.figures import figures
 from loadgen.experiment.overhead import Machine, machine_figures
 from loadgen.experiment.plan import setting_name
 from loadgen.experiment.routing import wrong_texts
+from loadgen.experiment.state import DONE, counted
 from loadgen.experiment.studies import TuningRuns
-from loadgen.experiment.tune import Tried
+from loadgen.experiment.tune import tried
 from loadgen.measure import metrics
 from loadgen.run.files import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from loadgen.experiment.plan import Plan
@@ -52,9 +54,9 @@ def gather(plan: Plan, state: State, folder: Path) -> Gathered:
     found = Gathered(tuning=_tuning(state))
     parts: dict[Group, dict[str, list[np.ndarray]]] = {}
     places: list[Path] = []
-    for entry in state.runs:
+    for entry in counted(state.runs):
         attempt = entry.result()
-        if attempt is None or entry.arm not in plan.arms or entry.state not in ("done", "disturbed"):
+        if attempt is None or entry.arm not in plan.arms or entry.state not in DONE:
             continue
         place = folder / attempt.folder
         result = RunFolder(place).load_result()
@@ -124,11 +126,7 @@ def cell_of(plan: Plan, entry: Entry) -> str:
 
 def _tuning(state: State) -> TuningRuns:
     base = state.probes.get("baseline", [])
-    probes = {
-        arm: [Tried(each.value, each.figures) for each in found]
-        for arm, found in state.probes.items()
-        if arm != "baseline"
-    }
+    probes = {arm: [tried(each) for each in found] for arm, found in state.probes.items() if arm != "baseline"}
     return TuningRuns(base[0].figures if base else {}, probes)
 
 
@@ -159,10 +157,9 @@ def _machine(place: Path, cls: str, result: Result) -> Machine:
     ended = np.count_nonzero((mine.end >= span[0]) & (mine.end <= span[1]))
     stamps = np.repeat(mine.sent, mine.chunks) + mine.stamps
     chunks = np.count_nonzero((stamps >= span[0]) & (stamps <= span[1]))
-    roles = {role: name for name, role in beside.roles.items()}
     return Machine(
-        router=_usage(readings, roles.get("router"), span),
-        mock=_usage(readings, roles.get("mock"), span),
+        router=_usage(readings, beside.roles, "router", span),
+        mock=_usage(readings, beside.roles, "mock", span),
         requests=float(ended),
         chunks=float(chunks),
         routes=beside.routes,
@@ -170,5 +167,7 @@ def _machine(place: Path, cls: str, result: Result) -> Machine:
     )
 
 
-def _usage(readings: list[Reading], part: str | None, span: tuple[int, int]) -> Usage | None:
-    return None if part is None else processes.usage(readings, part, span)
+def _usage(readings: list[Reading], roles: Mapping[str, str], role: str, span: tuple[int, int]) -> Usage | None:
+    """Of the busiest part with this role: one mock of several that has no time left holds the others up."""
+    parts = [processes.usage(readings, name, span) for name, own in roles.items() if own == role]
+    return max((each for each in parts if each is not None), key=lambda each: each.cores, default=None)

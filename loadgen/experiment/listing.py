@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loadgen.experiment.plan import cell_name
-from loadgen.experiment.schedule import OVERHEAD_MICROS, arms_of, hours, schedule, selected
+from loadgen.experiment.schedule import OVERHEAD_MICROS, hours, schedule, tuned_arms
 
 if TYPE_CHECKING:
     from loadgen.experiment.plan import Plan
@@ -47,7 +47,7 @@ def dry_run(plan: Plan, chosen: Selection) -> str:
 
 
 def _tuning_hours(plan: Plan, chosen: Selection) -> float:
-    wanted = {name for question in selected(plan, chosen) for name in arms_of(plan, question, chosen, {})}
+    wanted = tuned_arms(plan, chosen)
     runs = sum(asked.probes for asked in plan.tunes if asked.arm in wanted)
     return (runs + bool(runs)) * ((plan.tune_duration or plan.duration) + plan.warmup + OVERHEAD_MICROS) / 3.6e9
 

@@ -22,6 +22,7 @@ from loadgen.spec import Transforms
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from loadgen.experiment.armrun import Job
     from loadgen.experiment.plan import Arm, Plan
     from loadgen.experiment.server import Running
     from loadgen.plan.rows import SourceRow
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _SEEDS: Final = 1 << 31
 _ROWS: Final = ("online", "offline", "fault")
 """Tables of a load; a row with `arms` is for those alone."""
+_NO_SERVER: Final = {"dir": "dir", "run": "run", "port": "1", "ops": "1"}
+"""Stand for what only a server that runs can tell."""
 
 
 def data_folder(given: str | None) -> Path:
@@ -159,6 +162,18 @@ def build(tables: Mapping[str, Any], running: Running | None, where: str, data: 
     return scenarios.build(scenarios.from_tables(given, where), target=target)
 
 
+def planned(plan: Plan, job: Job, data: Path) -> Scenario:
+    """What a run would send, as far as it is known before its server is started.
+
+    Raises:
+        BadInput: keys or values that cannot be meant.
+    """
+    values = {**job.values, **_NO_SERVER, "data": str(data)}
+    lengths = job.warmup, job.duration, job.seed
+    tables = scenario_of(plan, job.arm, job.load, (job.cell, job.knob), values, lengths)
+    return build(tables, None, f"[load.{job.load}]", data)
+
+
 def check_loads(plan: Plan, data: Path) -> None:
     """Every load of every arm and cell is a scenario, whatever scaling will give.
 
@@ -166,7 +181,7 @@ def check_loads(plan: Plan, data: Path) -> None:
         BadInput: the first that is none.
     """
     values = {"scale": "x1", "rate": "1", "window": "0s..1m", "len": "x1", "data": str(data), "duration": "1s"}
-    values |= {"dir": "dir", "run": "run", "port": "1", "ops": "1"}
+    values |= _NO_SERVER
     for question in plan.questions:
         for name in question.arms:
             arm = plan.arms[name]

@@ -69,15 +69,17 @@ def overhead_table(runs: Sequence[Run], baseline: str, cls: str, notes: Mapping[
     header += ("cpu_us_per_request", "cpu_us_per_chunk", "router_cores", "rss_before_mb", "rss_after_mb")
     header += ("mock_cores", "extra_calls_per_request", "stall", "void", "note")
     rows = []
-    for (cell, arm, _), mine in groups(runs).items():
-        added = [text for each in ADDED for text in _added(mine, runs, baseline, f"{cls}.{each}.e2e")]
+    fit = [run for run in runs if run.status != "invalid"]
+    for (cell, arm, _), every in groups(runs).items():
+        mine = [run for run in every if run.status != "invalid"]
+        added = [text for each in ADDED for text in _added(mine, fit, baseline, f"{cls}.{each}.e2e")]
         used = [median_of(mine, f"router.{name}") for name in ("cpu_us_per_request", "cpu_us_per_chunk", "cores")]
         memory = [_mega(median_of(mine, f"router.rss_{when}")) for when in ("before", "after")]
         mock = median_of(mine, "mock.cores")
+        direct = [run for run in fit if run.arm == baseline and run.cell == cell]
         rows.append((
-            cell, arm, str(len(mine)), *added, *(number(each) for each in (*used, *memory, mock)), _extra(mine, cls),
-            _stall(mine, [run for run in runs if run.arm == baseline and run.cell == cell]), _void(mine),
-            notes.get(arm, ""),
+            cell, arm, str(len(mine)), *added, *(number(each) for each in (*used, *memory, mock)), _extra(mine),
+            _stall(mine, direct), _void(every) or ("" if direct else "no baseline"), notes.get(arm, ""),
         ))  # fmt: skip
     return Table("overhead", header, tuple(rows))
 
@@ -96,15 +98,16 @@ def _mega(value: float | None) -> float | None:
     return None if value is None else value / 1e6
 
 
-def _extra(mine: Sequence[Run], cls: str) -> str:
-    """Calls at the mock that were not the request itself, such as `/render`."""
+def _extra(mine: Sequence[Run]) -> str:
+    """Calls at the mock that were not the request itself, such as `/render`, for each that was. Both are counted from
+    the mock's start on, warm-up included.
+    """
     found = []
     for run in mine:
-        sent = run.figures.get(f"{cls}.requests")
-        calls = {name: count for name, count in run.figures.items() if name.startswith("mock.calls.POST")}
-        extra = sum(count or 0.0 for name, count in calls.items() if not name.endswith("/completions"))
-        if sent and calls:
-            found.append(extra / sent)
+        calls = {name: count or 0.0 for name, count in run.figures.items() if name.startswith("mock.calls.POST")}
+        asked = sum(count for name, count in calls.items() if name.endswith("/completions"))
+        if asked:
+            found.append((sum(calls.values()) - asked) / asked)
     # The client itself asks for a few words once a run: hundredths are not the router's.
     return number(round(sum(found) / len(found), 2)) if found else "-"
 

@@ -191,6 +191,8 @@ class Plan:
     online_class: str = "chat"
     note: str = ""
     """A sentence that stands with every table."""
+    keep: str = ""
+    """A folder of results in which finished blocks are kept too, from where `--resume` can go on."""
 
     def arm(self, name: str) -> Arm:
         """An arm by name.

@@ -128,6 +128,7 @@ def parse_plan(raw: Mapping[str, Any], stem: str, arms_at: Path | None = None) -
         name=take.text("name", stem),
         about=take.text("about", ""),
         note=take.text("note", ""),
+        keep=take.text("keep", ""),
         baseline=take.text("baseline", ""),
         servers=servers,
         arms=arms,
@@ -288,6 +289,8 @@ def _question(table: Mapping[str, Any], loads: Mapping[str, Any], arms: Mapping[
     take.end()
     if not made.arms:
         raise BadInput(where, "arms", "", "names no arm")
+    if not made.cells:
+        raise BadInput(where, "vary", "", "has a variable without values")
     return made
 
 
@@ -354,6 +357,8 @@ def _check(plan: tree.Plan, stem: str) -> None:
     if not plan.questions:
         raise BadInput(stem, "run", "", "a plan has [[run]] tables")
     _known(plan.baseline, plan.arms, f"{stem}: baseline")
+    for name in plan.quick_arms:
+        _known(name, plan.arms, f"{stem}: quick_arms")
     for arm in plan.arms.values():
         _known(arm.server, plan.servers, f"arm {arm.name}: server")
         if arm.like:

@@ -37,11 +37,11 @@ def failover_table(runs: Sequence[Run], cls: str) -> Table:
     header = ("cell", "arm", "blocks", "requests", "failed", "compared", "wrong", "worst_gap_ms", "p99_max_gap_ms")
     rows = []
     for (cell, arm, _), mine in groups(runs).items():
-        worst = max((run.figures.get(f"{cls}.worst_gap") or 0.0 for run in mine), default=0.0)
+        gaps = [gap for run in mine if (gap := run.figures.get(f"{cls}.worst_gap")) is not None]
         rows.append((
             cell, arm, str(len(mine)),
             *(number(_sum(mine, f"{cls}.{name}")) for name in ("requests", "errors", "compared", "wrong")),
-            number(worst / 1e3), number(_milli(median_of(mine, f"{cls}.p99.max_gap"))),
+            number(_milli(max(gaps, default=None))), number(_milli(median_of(mine, f"{cls}.p99.max_gap"))),
         ))  # fmt: skip
     return Table("failover", header, tuple(rows))
 

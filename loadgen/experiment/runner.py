@@ -5,19 +5,20 @@ the next thing begins, so that one that is broken off at any moment goes on wher
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import xxhash
 
 from loadgen.errors import BadInput
-from loadgen.experiment import calibrate, host, load, server, state, tune
+from loadgen.experiment import calibrate, host, load, room, server, state, tune
+from loadgen.experiment import keep as keeping
 from loadgen.experiment.armrun import ArmRunner, Job
 from loadgen.experiment.figures import figures, probed_p99
 from loadgen.experiment.plan import arm_values, cell_name
-from loadgen.experiment.schedule import PlannedRun, arms_of, schedule, selected, settings_of
-from loadgen.experiment.state import Attempt, Entry, Probe, State
+from loadgen.experiment.schedule import PlannedRun, arms_of, schedule, selected, settings_of, tuned_arms
+from loadgen.experiment.state import DONE, Attempt, Entry, Probe, State, best_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from loadgen.experiment.armrun import Servers
     from loadgen.experiment.plan import Arm, Calibrate, Plan, Question, Tune
     from loadgen.experiment.schedule import Selection
+    from loadgen.experiment.state import RunState
     from loadgen.experiment.tune import Tried
     from loadgen.run.stage import Runner
+    from loadgen.selftest.limits import Limits
 
 TUNING_WINDOW: Final = -1
+_STATE_OF: Final[dict[str, RunState]] = {"disturbed": "disturbed"}
 _QUICK_OFFLINE: Final = 30_000_000
 
 
@@ -49,7 +53,9 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an experiment needs of its surroundings. `host`: identity of the machine; `virtual`: runs are simulated."""
+    """What an experiment needs of its surroundings. `host`: identity of the machine; `virtual`: runs are simulated;
+    `keep`: where finished blocks are kept; `limits`: what the host can send, None: nobody knows, or nothing is sent.
+    """
 
     folder: Path
     data: Path
@@ -57,6 +63,8 @@ class Context:
     servers: Servers
     host: dict[str, str] = field(default_factory=dict)
     virtual: bool = False
+    keep: Path | None = None
+    limits: Limits | None = None
     say: Callable[[str], None] = _silent
 
 
@@ -83,6 +91,9 @@ class Experiment:
         )
         self._traces = load.Traces(plan, context.data)
         self._hashes: dict[str, dict[str, str]] = {}
+        self._has_room: set[tuple[str, str]] = set()
+        if context.keep is not None:
+            keeping.check(context.keep, self.state)
 
     def _open(self, resume: bool) -> State:
         found = state.load(self.context.folder)
@@ -125,11 +136,43 @@ class Experiment:
         for name, why in self.state.skipped.items():
             self.context.say(f"{name} is left out: {why}")
         self.save()
+        self._look_for_room()
         if self.plan.calibrate is not None and self._needs_scaling():
             self._calibrate(self.plan.calibrate)
+            self._look_for_room()
         if not self.chosen.quick:
             self._tune_all()
+        self._keep()
         self._test()
+
+    def _look_for_room(self) -> None:
+        """Say which loads are near what this host can send, once their rates are known."""
+        known = self.context.limits
+        if known is None:
+            return
+        for run in self.planned():
+            place = run.load, cell_name(run.cell)
+            is_known = "trace" not in run.cell or {"c_off", "r_sat"} <= self.state.calibration.keys()
+            if run.key.arm != self.plan.baseline or place in self._has_room or not is_known:
+                continue
+            self._has_room.add(place)
+            job = self._planned_job(run)
+            for why in room.too_much(known, load.planned(self.plan, job, self.context.data), self.context.data):
+                self._note(f"{' '.join(place)}: {why}")
+
+    def _note(self, text: str) -> None:
+        self.context.say(f"warning: {text}")
+        if text not in self.state.notes:
+            self.state.notes.append(text)
+
+    def _keep(self) -> None:
+        if self.context.keep is None:
+            return
+        try:
+            keeping.keep(self.state, self.context.folder, self.context.keep)
+        except OSError as error:
+            # The experiment's own folder has all of it.
+            self.context.say(f"warning: not kept in {self.context.keep}: {error.strerror or error}")
 
     def skipped(self) -> dict[str, str]:
         """Arms that cannot run here, and why.
@@ -169,8 +212,12 @@ class Experiment:
             duration = _QUICK_OFFLINE if self.chosen.quick else asked.duration
             probe = self._calibration_run("c_off", self.plan.arms[asked.offline], asked.start, duration)
             found = probe.figures.get("offline.tokens_per_s")
-            if not found:
-                raise BadInput("[calibrate]", "offline", asked.offline, f"did not say its tokens/s; see {probe.folder}")
+            if not found or probe.status == "invalid":
+                why = "is INVALID; remove it to try again" if found else "did not say its tokens/s"
+                # Not kept as known: the next sitting tries it again.
+                self.state.calibration_runs.remove(probe)
+                self.save()
+                raise BadInput("[calibrate]", "offline", asked.offline, f"{probe.folder} {why}")
             known["c_off"] = found
             self.save()
         if "r_sat" in known:
@@ -188,7 +235,7 @@ class Experiment:
         while (rate := calibrate.next_rate(asked, probes)) is not None:
             # The last one is longer: a backlog that grows slowly shows in ten minutes and not in three.
             found = self._calibration_run(f"rate-{len(probes):02d}", arm, rate, asked.duration)
-            overloaded = found.status == "failed" or bool(found.figures.get(f"{asked.online_class}.overloaded"))
+            overloaded = bool(found.figures.get(f"{asked.online_class}.overloaded"))
             probes.append(calibrate.RateProbe(rate, found.figures.get("p99"), overloaded))
         rate_found = calibrate.saturation(asked, probes)
         if rate_found is None:
@@ -219,7 +266,7 @@ class Experiment:
             arm, asked.cell, knob, asked.load, (duration, self.plan.warmup), _Place(TUNING_WINDOW, 0, {"rate": rate})
         )
         made = self._probe(f"calibration/{name}", name, f"{rate:g}", job)
-        if made.status != "failed" and arm.load != "offline":
+        if made.status not in ("failed", "invalid") and arm.load != "offline":
             p99 = probed_p99(self.context.folder / made.folder, asked.online_class)
             # Endless is no figure: measured against it every rate would pass.
             made.figures["p99"] = p99 if p99 is not None and math.isfinite(p99) else None
@@ -230,10 +277,9 @@ class Experiment:
     # Tuning
 
     def _tune_all(self) -> None:
-        wanted = {name for question in selected(self.plan, self.chosen) for name in question.arms}
+        wanted = tuned_arms(self.plan, self.chosen)
         for asked in self.plan.tunes:
-            in_use = asked.arm in wanted or asked.arm == self.plan.baseline
-            if in_use and asked.arm not in self.state.skipped and asked.arm not in self.state.tuned:
+            if asked.arm in wanted and asked.arm not in self.state.skipped and asked.arm not in self.state.tuned:
                 self._tune(asked)
 
     def _tune(self, asked: Tune) -> None:
@@ -287,8 +333,24 @@ class Experiment:
     # Test runs
 
     def planned(self) -> list[PlannedRun]:
-        """All test runs of what was asked for, on this machine."""
-        return schedule(self.plan, self.chosen, self.fingerprint, self.state.tuned, self.state.skipped)
+        """All test runs of what was asked for: blocks that another machine has finished stay its own, all others are
+        of this one.
+        """
+        runs = schedule(self.plan, self.chosen, self.fingerprint, self.state.tuned, self.state.skipped)
+        mine = self.fingerprint
+        fit = [entry for entry in self.state.runs if entry.host == mine or not _is_invalid(entry)]
+        done = {entry.key() for entry in fit if entry.state in DONE}
+        blocks: dict[str, list[PlannedRun]] = {}
+        for run in runs:
+            blocks.setdefault(run.block, []).append(run)
+        return [run for block in blocks.values() for run in self._placed(block, done)]
+
+    def _placed(self, block: list[PlannedRun], done: set[tuple[str, str, int, int, str]]) -> list[PlannedRun]:
+        for host_name in (self.fingerprint, *self.state.hosts):
+            there = [replace(run, key=replace(run.key, host=host_name)) for run in block]
+            if all(astuple(run.key) in done for run in there):
+                return there
+        return block
 
     def _test(self) -> None:
         runs = self.planned()
@@ -297,10 +359,12 @@ class Experiment:
         self.save()
         for number, run in enumerate(runs, 1):
             entry = self._entry(run)
-            if entry.state in ("done", "disturbed"):
-                continue
-            self.context.say(f"[{number}/{len(runs)}] {run.block}: {run.key.arm} {run.key.setting}")
-            self._carry_out(run, entry)
+            # What was INVALID to the last is tried again in the next sitting: it says nothing of the server.
+            if entry.state not in DONE or (_is_invalid(entry) and entry.sitting < self.state.sittings):
+                self.context.say(f"[{number}/{len(runs)}] {run.block}: {run.key.arm} {run.key.setting}")
+                self._carry_out(run, entry)
+                if number == len(runs) or runs[number].block != run.block:
+                    self._keep()
 
     def _entry(self, run: PlannedRun) -> Entry:
         key = (run.key.arm, run.key.setting, run.key.window, run.key.repeat, run.key.host)
@@ -327,16 +391,20 @@ class Experiment:
         # A run that failed left nothing to keep; those that have a result stay and are counted.
         entry.attempts = [each for each in entry.attempts if each.status != "failed"]
         self.save()
-        lengths = run.duration, run.warmup
-        place = _Place(run.key.window, run.key.repeat, probe=run.probe)
-        job = self._job(arm, run.cell, run.knob, run.load, lengths, place)
+        job = self._planned_job(run)
         base = self.context.folder / run.folder
         if run.key.host != next(iter(self.state.hosts)):
             base = base.with_name(f"{base.name}@{run.key.host}")
-        self._arms.attempts(base, job, entry.attempts, self._save_relative(entry.attempts))
-        last = entry.attempts[-1]
-        entry.state = {"failed": "failed", "disturbed": "disturbed"}.get(last.status, "done")  # type: ignore[assignment]
+        more = self.plan.attempts if _is_invalid(entry) else 0
+        self._arms.attempts(base, job, entry.attempts, self._save_relative(entry.attempts), more)
+        last, best = entry.attempts[-1], entry.result()
+        entry.state = "failed" if best is None or last.status == "failed" else _STATE_OF.get(best.status, "done")
         self.save()
+
+    def _planned_job(self, run: PlannedRun) -> Job:
+        place = _Place(run.key.window, run.key.repeat, probe=run.probe)
+        lengths = run.duration, run.warmup
+        return self._job(self.plan.arms[run.key.arm], run.cell, run.knob, run.load, lengths, place)
 
     def _save_relative(self, attempts: list[Attempt]) -> Callable[[], None]:
         """Folders are written relative to the experiment's, so that it can be moved."""
@@ -386,9 +454,9 @@ class Experiment:
         self.context.say(f"{place}: {job.arm.name} {value}")
         attempts: list[Attempt] = []
         self._arms.attempts(self.context.folder / place, job, attempts, lambda: None)
-        last = attempts[-1]
-        found = {} if last.status == "failed" else figures(self.context.folder / self._relative(last.folder))
-        return Probe(name=name, value=value, folder=self._relative(last.folder), status=last.status, figures=found)
+        best = best_of(attempts) or attempts[-1]
+        found = {} if best.status == "failed" else figures(self.context.folder / self._relative(best.folder))
+        return Probe(name=name, value=value, folder=self._relative(best.folder), status=best.status, figures=found)
 
     def _tuning_window(self) -> tuple[int, int]:
         return self.plan.scaling.tuning if self.plan.scaling is not None else (0, 0)
@@ -414,11 +482,16 @@ class Experiment:
 
 
 def _tried(probes: list[Probe]) -> list[Tried]:
-    # A probe that failed counts as one: it was tried, and holds nothing.
-    return [tune.Tried(each.value, each.figures) for each in probes]
+    return [tune.tried(each) for each in probes]
+
+
+def _is_invalid(entry: Entry) -> bool:
+    found = entry.result()
+    return found is not None and found.status == "invalid"
 
 
 def plan_hash(plan: Plan) -> str:
-    """Of a plan with its arms and `--set`."""
-    text = repr((plan.raw, sorted((name, repr(arm)) for name, arm in plan.arms.items())))
+    """Of a plan with its arms and `--set`; where it is kept makes no other plan of it."""
+    raw = {name: value for name, value in plan.raw.items() if name != "keep"}
+    text = repr((raw, sorted((name, repr(arm)) for name, arm in plan.arms.items())))
     return xxhash.xxh3_128_hexdigest(text.encode())

@@ -109,6 +109,12 @@ def arms_of(plan: Plan, question: Question, chosen: Selection, skipped: Mapping[
     return [name for name in dict.fromkeys([plan.baseline, *wanted]) if name not in skipped]
 
 
+def tuned_arms(plan: Plan, chosen: Selection) -> set[str]:
+    """Arms whose tuned settings the runs want: those asked for, and those whose settings they take."""
+    names = {name for question in selected(plan, chosen) for name in arms_of(plan, question, chosen, {})}
+    return names | {plan.arms[name].like for name in names if plan.arms[name].like}
+
+
 def settings_of(plan: Plan, arm: str, count: int, tuned: Mapping[str, Sequence[str]]) -> list[str | None]:
     """Values of an arm's knob: those that were tuned, else its own first ones.
 

@@ -164,14 +164,20 @@ def _prepared(server: Server, command: list[str], values: Mapping[str, str]) -> 
     if program is None:
         raise ServerFailed(server.name, "prepare", f"no program {command[0]!r}")
     own = command[0] == sys.executable
-    done = subprocess.run(  # noqa: S603 - the plan says what is started; no shell reads it
-        [program, *command[1:]],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=server.within / 1e6,
-        env=dict(os.environ) | {"PATH": path, "PYTHONPATH": _python_path(own=own)},
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - the plan says what is started; no shell reads it
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=server.within / 1e6,
+            env=dict(os.environ) | {"PATH": path, "PYTHONPATH": _python_path(own=own)},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        why = f"{command[0]} did not end within {server.within / 1e6:g} s"
+        raise ServerFailed(server.name, "prepare", why) from error
+    except OSError as error:
+        raise ServerFailed(server.name, "prepare", f"{command[0]}: {error.strerror or error}") from error
     if done.returncode:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise ServerFailed(server.name, "prepare", f"{command[0]} ended with {done.returncode}: {' '.join(last)}")
@@ -214,14 +220,17 @@ def _start_part(running: Running, part: Part) -> None:
     if program is None:
         raise ServerFailed(server.name, part.name, f"no program {command[0]!r}")
     with (running.folder / f"{part.name}.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - the plan says what is started; no shell reads it
-            [program, *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the plan says what is started; no shell reads it
+                [program, *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ServerFailed(server.name, part.name, f"{command[0]}: {error.strerror or error}") from error
     running.processes[part.name] = process
     stat = stat_of(process.pid)
     running.parts.append(StartedPart(part.name, process.pid, stat.started if stat else 0))
@@ -376,13 +385,30 @@ def reap(folder: Path) -> list[str]:
     ended = []
     for part in left.parts:
         stat = stat_of(part.pid)
-        if stat is not None and stat.started == part.started and stat.state != "Z" and part.started:
+        lives = stat is not None and stat.started == part.started and stat.state != "Z" and part.started
+        if lives or (stat is None and _is_orphaned(part, folder)):
             _end_group(part)
             ended.append(part.name)
     # Only what `start` made, whatever stands in the file.
     if Path(left.short).name.startswith(_SHORT):
         shutil.rmtree(left.short, ignore_errors=True)
     return ended
+
+
+def _is_orphaned(part: StartedPart, folder: Path) -> bool:
+    """Whether the children of a part that has ended live on. They are known by the log that they write to: the number
+    of a group alone may be another's by now.
+    """
+    log = str((folder / f"{part.name}.log").resolve())
+    members = group_members(part.pid)
+    return bool(members) and all(log in _outputs(pid) for pid in members)
+
+
+def _outputs(pid: int) -> list[str]:
+    try:
+        return [str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in (1, 2)]
+    except OSError:
+        return []
 
 
 def programs(server: Server, values: Mapping[str, str]) -> Sequence[str]:

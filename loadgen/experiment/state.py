@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from loadgen.errors import BadData
+from loadgen.errors import BadData, BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+FILE: Final = "experiment.json"
 STATE_VERSION: Final = 1
 RunState = Literal["planned", "running", "done", "disturbed", "failed"]
+DONE: Final = ("done", "disturbed")
+_WORTH: Final = ("failed", "invalid", "disturbed", "ok")
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -48,8 +54,24 @@ class Entry(msgspec.Struct, kw_only=True):
         return self.arm, self.setting, self.window, self.repeat, self.host
 
     def result(self) -> Attempt | None:
-        """The attempt that counts: the last one that has a result."""
-        return next((each for each in reversed(self.attempts) if each.status != "failed"), None)
+        """The attempt that counts, if any has a result."""
+        found = best_of(self.attempts)
+        return None if found is None or found.status == "failed" else found
+
+
+def best_of(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The one that counts: a quiet one, else the last that says something about the server, else the last."""
+    return max(enumerate(attempts), key=lambda each: (_WORTH.index(each[1].status), each[0]), default=(0, None))[1]
+
+
+def counted(runs: Sequence[Entry]) -> list[Entry]:
+    """Those that may stand in a table: of a block that one machine has finished, what another began is left out."""
+    places: dict[tuple[str, str], list[Entry]] = {}
+    for entry in runs:
+        places.setdefault((entry.block, entry.host), []).append(entry)
+    whole = {place for place, entries in places.items() if all(each.state in DONE for each in entries)}
+    finished = {block for block, _ in whole}
+    return [entry for entry in runs if entry.block not in finished or (entry.block, entry.host) in whole]
 
 
 class Probe(msgspec.Struct, kw_only=True):
@@ -83,6 +105,22 @@ class State(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else may carry out the experiment of this folder meanwhile: a second one would end the servers of the
+    first as left over.
+
+    Raises:
+        BadInput: somebody does.
+    """
+    with (folder / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput("--out", "", str(folder), "another process carries this experiment out") from error
+        yield
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """All of it or nothing, also when the machine stops: a temporary name, synced, renamed."""
     temporary = path.with_name(f".{path.name}.new")
@@ -95,7 +133,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def save(state: State, folder: Path) -> None:
     """Write `experiment.json`."""
-    write_atomic(folder / "experiment.json", msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
+    write_atomic(folder / FILE, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
 
 
 def load(folder: Path) -> State | None:
@@ -104,7 +142,7 @@ def load(folder: Path) -> State | None:
     Raises:
         BadData: another version, or no such tree.
     """
-    path = folder / "experiment.json"
+    path = folder / FILE
     if not path.is_file():
         return None
     try:

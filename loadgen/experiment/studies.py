@@ -77,8 +77,10 @@ def tolerance_table(
 
 def _held(mine: Sequence[Run], runs: Sequence[Run], baseline: str, metric: str, tolerance: float) -> tuple[str, ...]:
     paired = over_baseline(mine, runs, baseline, metric)
-    if paired is None:
-        return "not known", "-", "0", "-"
+    pairs = 0 if paired is None else len(paired.ratios)
+    # A block without the figure is not one in which it held: there too few were served to have one.
+    if paired is None or pairs < len(mine):
+        return "not known", "-", str(pairs), "-"
     ratios = np.array(paired.ratios)
     judged = float(np.median(ratios)) if ".p" in metric else float(ratios.max())
     held = judged <= 1 + tolerance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from loadgen import units
@@ -91,7 +92,7 @@ class Take:
     def number(self, key: str, default: float) -> float:
         """A number above zero."""
         found = self.raw(key, default)
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < math.inf:
             raise BadInput(self.where, key, str(found), "expected a number above zero")
         return float(found)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from loadgen.experiment.plan import Tune
+    from loadgen.experiment.state import Probe
 
 OFFLINE: Final = "offline.tokens_per_s"
 CELLS: Final = tuple(f"{statistic}.{metric}" for metric in ("ttft", "tbt") for statistic in ("mean", "p99"))
@@ -30,6 +31,11 @@ class Tried:
 
     value: str
     figures: dict[str, float | None]
+
+
+def tried(probe: Probe) -> Tried:
+    """One that failed, or in which the client was too slow, was tried and holds nothing."""
+    return Tried(probe.value, {} if probe.status in ("failed", "invalid") else probe.figures)
 
 
 def next_value(tune: Tune, done: Sequence[Tried], base: float | None) -> str | None:

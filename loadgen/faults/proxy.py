@@ -77,7 +77,11 @@ class ProxyProcess:
             # Ctrl-C at a terminal goes to the parent, which ends this one when it has drained.
             start_new_session=True,
         )
-        said = await self._hear()
+        try:
+            said = await self._hear()
+        except BaseException:
+            await self.close()
+            raise
         if said.error is not None or said.address is None:
             await self.close()
             raise BadInput("--proxy", self.name, self._spec.listen, said.error or "it does not listen")

@@ -45,7 +45,7 @@ def outputs_of(reports: Sequence[JobReport], plan: Plan) -> Iterator[OutputLine]
     ids = {job.name: job.items for job in plan.jobs}
     for report in reports:
         facts = report.facts
-        for result in sorted(report.items):
+        for result in sorted(report.items, key=lambda each: each.item):
             if result.text is not None:
                 number = ids[facts.name][result.item]
                 yield OutputLine(id=number, cls=facts.cls, job=facts.name, item=result.item, text=result.text)

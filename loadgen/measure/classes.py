@@ -47,12 +47,12 @@ def class_result(at: Columns, facts: ClassFacts, run: RunFacts, window: tuple[in
         messages=dict(facts.messages),
         offered_per_s=len(inside) / seconds if seconds > 0 else None,
         completed_per_s=_rate(at.end[at.is_("ok")], window),
-        tokens_per_s=_rate(metrics.token_times(at)[0], window),
+        tokens_per_s=_rate(metrics.delivery_times(at), window),
         concurrency=_concurrency(at, window),
         attainment=_attainment(inside, judged, facts, window) if facts.slo.per_request else None,
         population=[_population(inside, judged, facts, number) for number in range(len(facts.slo.population))],
         metrics={name: metric_result(inside, name, facts, judged, window) for name in _names(facts)},
-        tokens=_tokens(inside, facts),
+        tokens=_tokens(inside, facts, _of_ideal(at, facts, run)),
         new_connections=int(np.count_nonzero(inside.conn == "new")),
         in_flight_trend=flying,
         ttft_trend=ttft,
@@ -207,7 +207,15 @@ def _trend(found: overload.Trend | None) -> tree.Trend | None:
     return tree.Trend(found.slope, found.low, found.high, found.rise, found.mean, found.grows)
 
 
-def _tokens(at: Columns, facts: ClassFacts) -> tree.Tokens:
+def _of_ideal(at: Columns, facts: ClassFacts, run: RunFacts) -> float | None:
+    """Cached tokens over those of the best cache, both over the planned window: the ideal is not known of a part."""
+    whole = at.where(due_within(at, run.window) & at.is_("ok"))
+    if not facts.ideal_cached_tokens or np.isnan(whole.cached).all():
+        return None
+    return float(np.nansum(whole.cached)) / facts.ideal_cached_tokens
+
+
+def _tokens(at: Columns, facts: ClassFacts, of_ideal: float | None) -> tree.Tokens:
     whole = at.where(at.is_("ok"))
     got = metrics.out_tokens(whole)
     by_source = Counter(int(each) for each in whole.source)
@@ -215,7 +223,6 @@ def _tokens(at: Columns, facts: ClassFacts) -> tree.Tokens:
     counted = np.add.reduceat(whole.tokens, whole.begin[:-1][whole.chunks > 0]) if whole.chunks.any() else np.zeros(0)
     better = whole.source[whole.chunks > 0] != SOURCES.index("chunks")
     cached = None if np.isnan(whole.cached).all() else int(np.nansum(whole.cached))
-    ideal = facts.ideal_cached_tokens
     return tree.Tokens(
         sources={names[each]: number / len(whole) for each, number in sorted(by_source.items())},
         in_want=int(np.nansum(whole.in_want)),
@@ -225,7 +232,7 @@ def _tokens(at: Columns, facts: ClassFacts) -> tree.Tokens:
         wrong_length=int(np.count_nonzero((got != whole.out_want) if facts.exact else (got > whole.out_want))),
         chunks_disagree=int(np.count_nonzero(better & (counted != got[whole.chunks > 0]))),
         cached=cached,
-        cached_of_ideal=cached / ideal if cached is not None and ideal else None,
+        cached_of_ideal=of_ideal,
     )
 
 

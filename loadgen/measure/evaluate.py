@@ -186,7 +186,7 @@ def _rate(metric: str, parts: list[_Part], span: tuple[int, int], good: int) -> 
         return Value(good / seconds)
     count = 0
     for each in parts:
-        times = metrics.token_times(each.all)[0] if metric == "tokens_per_s" else each.all.end[each.all.is_("ok")]
+        times = metrics.delivery_times(each.all) if metric == "tokens_per_s" else each.all.end[each.all.is_("ok")]
         count += int(np.count_nonzero((times >= span[0]) & (times <= span[1])))
     return Value(count / seconds)
 

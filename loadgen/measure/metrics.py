@@ -160,6 +160,18 @@ def token_times(at: Columns) -> tuple[Floats, Ints]:
     return np.repeat(at.sent[owner] + at.stamps, counts), np.repeat(owner, counts)
 
 
+def delivery_times(at: Columns) -> Floats:
+    """Time of every token from `t0`, f64[tokens], for throughput. Where no stamps were kept (`--tokens sample`), an
+    answer's tokens are spread evenly from its first to its end: they came, and must not be missing from a rate.
+    """
+    bare = (at.chunks == 0) & ~np.isnan(at.first)
+    count = np.where(bare, out_tokens(at), 0.0).astype(np.int64)
+    pace = (np.where(np.isnan(at.end), at.first, at.end) - at.first) / np.maximum(count - 1, 1)
+    owner = np.repeat(np.arange(len(at)), count)
+    place = np.arange(len(owner)) - (np.cumsum(count) - count)[owner]
+    return np.concatenate((token_times(at)[0], at.first[owner] + place * pace[owner]))
+
+
 def tbt(at: Columns) -> Floats:
     """Gaps in the token view, pooled: a chunk of k tokens after gap g gives g once and k - 1 zeros."""
     times, owner = token_times(at)

@@ -89,7 +89,9 @@ def summarise_columns(at: Columns, facts: RunFacts) -> tree.Result:
 
 def with_window(facts: RunFacts, window: tuple[int, int]) -> RunFacts:
     """The same run seen through another window (`report --window`), which nothing shortens."""
-    return msgspec.structs.replace(facts, window=window, warmup_auto=False)
+    # What the best cache would have found is known of the planned window alone.
+    classes = {name: msgspec.structs.replace(each, ideal_cached_tokens=None) for name, each in facts.classes.items()}
+    return msgspec.structs.replace(facts, window=window, warmup_auto=False, classes=classes)
 
 
 def measured_window(by_class: dict[str, Columns], facts: RunFacts) -> tuple[tuple[int, int], Cut | None]:
@@ -151,7 +153,7 @@ def _offline_rate(by_class: dict[str, Columns], facts: RunFacts, window: tuple[i
         seconds = rates(facts.offline_curve, *window)
         whole = len(seconds) // 10 * 10
         return interval(t_interval(seconds[:whole].reshape(10, -1).mean(axis=1))) if whole else None
-    times = [metrics.token_times(at)[0] for name, at in by_class.items() if not facts.classes[name].online]
+    times = [metrics.delivery_times(at) for name, at in by_class.items() if not facts.classes[name].online]
     if not times or not sum(len(each) for each in times):
         return _offline_rate_of_batches(facts, window)
     pooled = np.concatenate(times)

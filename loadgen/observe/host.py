@@ -28,6 +28,8 @@ __all__ = ["HostRow", "HostWatch", "identity"]
 
 SECOND: Final = 1_000_000
 MOST_ROWS: Final = 200_000
+_MOST_PAUSE: Final = 30
+"""Looks between two searches for a server that was not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class HostWatch:
         self._page = os.sysconf("SC_PAGE_SIZE")
         self.rows: deque[HostRow] = deque(maxlen=MOST_ROWS)
         self._server: set[int] = set()
+        self._pause, self._left = 0, 0
         self._before = self._look()
 
     async def run(self, end: int | None = None) -> None:
@@ -125,12 +128,24 @@ class HostWatch:
         """Who they are is looked up again only when one of them is gone: it costs a read of every open file."""
         roots = {pid for pid in self._server if pid in now}
         if self._here and (not roots or len(roots) < len(self._server)):
-            roots = procfs.listeners(self._port, self._proc)
+            roots = self._listeners()
         self._server = roots
         ours = now[self._own].group if self._own in now else None
         groups = {now[pid].group for pid in roots if pid in now} - {ours}
         members = {pid for pid, task in now.items() if task.group in groups}
         return procfs.family({*roots, *members, *self._related()}, now) - mine
+
+    def _listeners(self) -> set[int]:
+        """Nobody, for longer each time, where nobody was found: another user's server may not be seen at all, and the
+        parent has other things to do than to read every open file of the host each second.
+        """
+        if self._left:
+            self._left -= 1
+            return set()
+        found = procfs.listeners(self._port, self._proc)
+        self._left = 0 if found else self._pause
+        self._pause = 0 if found else min(2 * self._pause + 1, _MOST_PAUSE)
+        return found
 
     def meters(self, window: tuple[int, int]) -> HostMeters:
         """Over the measured window, for `gate.judge`."""

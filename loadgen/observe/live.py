@@ -122,8 +122,8 @@ class LiveView:
         try:
             self._out.write(f"{text}\n")
             self._out.flush()
-        except BrokenPipeError:
-            # Whoever read it has gone; the run goes on.
+        except OSError:
+            # Whoever read it has gone, or its disk is full; the run goes on.
             self._out = _Nowhere()
 
 

@@ -47,13 +47,16 @@ class Prompting:
     def prompt(self, row: SourceRow) -> Prompt:
         """Text as it is, the trace's own blocks, or words with the class's shared beginning.
 
-        A trace's blocks are kept unless the class has a `tree` or `groups` of its own: dropping them in silence would
-        make another workload of it.
+        A trace's blocks, and the prompt of a plan of our own, are kept unless the class has a `tree` or `groups` of its
+        own: dropping them in silence would make another workload of it.
         """
         self._made += 1
+        own = self._spec.prefix.kind in ("tree", "groups")
+        # A length that was scaled or cut is another prompt.
+        if row.prompt is not None and not own and row.in_tokens == row.prompt.tokens:
+            return row.prompt
         if row.text is not None:
             return Prompt(row.in_tokens, text=row.text)
-        own = self._spec.prefix.kind in ("tree", "groups")
         segments = () if own else trace_segments(row, self._seed, self._source)
         if segments:
             return Prompt(row.in_tokens, segments)
@@ -79,10 +82,18 @@ def turns(spec: OnlineSpec, source: Source, seed: int, bounds: Bounds) -> list[t
     planned = transforms.apply(list(rows), spec.transforms, bounds.block, rng)
     if not planned:
         raise BadInput("--online", "source", source.name, "it has no rows after the transforms")
+    live = spec.session is not None and spec.session.mode == "live"
+    waits = spec.arrivals.kind == "closed" or (live and spec.arrivals.kind == "trace")
+    if source.has_times and waits and any(row.turn for row in planned):
+        why = f"{source.name} has what was said before in its prompts already, so that no turn may wait for an answer"
+        raise BadInput("--online", "source", source.name, why)
     prompting = Prompting(spec, seed, source.name)
     if spec.arrivals.kind == "trace":
         if not source.has_times:
             raise BadInput("--online", "arrivals", "trace", f"{source.name} has no times")
+        if any(row.time is None for row in planned):
+            why = f"{source.name} holds requests without a time, such as items of jobs: name a class of it, ;class=NAME"
+            raise BadInput("--online", "arrivals", "trace", why)
         return _by_trace(spec, planned, prompting, bounds)
     groups = _sessions(planned)
     return _by_draw(spec, source, groups, prompting, seed, bounds)

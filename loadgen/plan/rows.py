@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loadgen.plan.model import Prompt
+
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
@@ -27,6 +29,8 @@ class SourceRow:
     """Rows of one group begin with the same long text: a subject's examples, a document."""
     session: str | None = None
     turn: int = 0
+    prompt: Prompt | None = None
+    """As it stands in a plan of our own, with all that it shares with others."""
 
 
 class Source(Protocol):

@@ -106,7 +106,9 @@ def _repeat(rows: list[SourceRow], copies: int) -> list[SourceRow]:
             blocks = None if row.blocks is None else tuple(block + copy * stride for block in row.blocks)
             session = None if row.session is None else f"{row.session}/{copy}"
             time = ((row.time or 0) + copy * span // copies) % span
-            found.append((time, copy * len(rows) + place, replace(row, time=time, blocks=blocks, session=session)))
+            prompt = None if copy else row.prompt
+            made = replace(row, time=time, blocks=blocks, session=session, prompt=prompt)
+            found.append((time, copy * len(rows) + place, made))
     return [row for _, _, row in sorted(found, key=lambda entry: entry[:2])]
 
 

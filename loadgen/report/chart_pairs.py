@@ -10,6 +10,7 @@ from loadgen.measure.slo import value_of
 from loadgen.report import charts
 from loadgen.report.chart_latency import distribution
 from loadgen.report.charts import Chart
+from loadgen.stats.paired import FEWEST_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +33,11 @@ def differences(found: Against) -> list[Chart]:
     return made
 
 
-def ratios(title: str, found: dict[str, Paired], better: str = "") -> Chart:
-    """Per figure the ratios of its blocks, with their geometric mean and its interval over blocks."""
+def ratios(title: str, found: dict[str, Paired], better: str = "", over: str = "B over A") -> Chart:
+    """Per figure the ratios of its blocks, with their geometric mean and, from six blocks on, its interval over them.
+
+    `over`: what is divided by what.
+    """
     names = list(found)
     data: list[charts.Trace] = []
     for number, each in enumerate(found.values()):
@@ -41,22 +45,24 @@ def ratios(title: str, found: dict[str, Paired], better: str = "") -> Chart:
         spot = {"color": colour, "size": 6, "opacity": 0.5}
         data.append({"type": "scatter", "mode": "markers", "x": list(each.ratios), "y": [number] * len(each.ratios)})
         data[-1] |= {"marker": spot, "name": "blocks", "showlegend": False}
-        low, high = each.mean.low, each.mean.high
+        # Fewer blocks carry no claim, and a bar would be read as one.
+        claims = len(each.ratios) >= FEWEST_RUNS
+        low, high = (each.mean.low, each.mean.high) if claims else (None, None)
         sides = {"type": "data", "symmetric": False, "thickness": 2}
         sides |= {"array": [0 if high is None else high - each.mean.value]}
         sides |= {"arrayminus": [0 if low is None else each.mean.value - low]}
         mean = {"color": colour, "size": 12, "symbol": "diamond"}
         data.append({"type": "scatter", "mode": "markers", "x": [each.mean.value], "y": [number], "marker": mean})
         data[-1] |= {"error_x": sides, "name": charts.words(names[number]), "showlegend": False}
-        data[-1] |= {"hovertemplate": f"%{{x:.3f}}, p = {each.p:.3g}"}
+        data[-1] |= {"hovertemplate": "%{x:.3f}" + (f", p = {each.p:.3g}" if claims else "")}
     shape, note = charts.mark(1, "equal")
     layout = {
-        "xaxis": charts.log_axis("ratio, B over A"),
-        "yaxis": {"tickvals": list(range(len(names))), "ticktext": [charts.words(each) for each in names]},
+        "xaxis": charts.log_axis(f"ratio, {charts.words(over)}"),
+        "yaxis": charts.axis("", tickvals=list(range(len(names))), ticktext=[charts.words(each) for each in names]),
         "shapes": [shape],
         "annotations": [{**note, "x": 0}],
     }
-    how = "dots: blocks; diamond: geometric mean with 95 % over blocks"
+    how = f"dots: blocks; diamond: geometric mean, with 95 % from {FEWEST_RUNS} blocks on"
     return Chart(title, data, layout, f"{how}; {better}" if better else how, height=130 + 44 * len(names))
 
 

@@ -13,7 +13,7 @@ from loadgen.report.charts import Chart
 from loadgen.spec import Slo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from loadgen.measure.columns import Columns
     from loadgen.measure.facts import ClassFacts
@@ -94,14 +94,24 @@ def frontier(runs: Sequence[LoadedRun]) -> Chart | None:
     if len(both) < 2:
         return None
     names = list(dict.fromkeys(name for run in both for name in _attained(run)))
-    tint, data = charts.colours(names), []
-    best = max(alone, default=None)
-    for name in names:
-        points = sorted(
+    lines = {
+        name: [
             (_attained(run)[name], run.result.offline_tokens_per_s.value, run.name)
             for run in both
             if name in _attained(run) and run.result.offline_tokens_per_s is not None
-        )
+        ]
+        for name in names
+    }
+    return front(lines, max(alone, default=None))
+
+
+def front(lines: Mapping[str, Sequence[tuple[float, float, str]]], best: float | None) -> Chart:
+    """A line a name through its points: attainment, offline tokens/s, and what the point is. `best`: tokens/s of
+    offline work alone, where somebody knows.
+    """
+    tint, data = charts.colours(list(lines)), []
+    for name, found in lines.items():
+        points = sorted(found)
         gains = np.array([each[1] for each in points]) / (best or 1.0)
         shares = np.array([each[0] for each in points])
         text = [charts.words(each[2]) for each in points]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from loadgen.report.story import Fact, Flag
 
-_INSTALL = "needs plotly: pip install 'slackwater[report]'"
+INSTALL = "needs plotly: pip install 'slackwater[report]'"
 _GRAVE = ("INVALID", "OVERLOADED", "INCOMPLETE")
 _ALARMING = ("NO", "FAILS", "INVALID", "OVERLOADED", "never", "endless", "not ended")
 _NETWORK = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -140,7 +140,7 @@ def plotly_script() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise BadInput("--format", "", "html", _INSTALL) from error
+        raise BadInput("--format", "", "html", INSTALL) from error
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
 

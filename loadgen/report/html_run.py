@@ -54,7 +54,7 @@ def _run(run: LoadedRun, bucket: int) -> Iterator[Section]:
     summary = _kept(tables.classes(result), tables.asserted(run.checks), tables.bad(result))
     flags = story.flags(result, complete=run.complete)
     yield Section("", summary, flags, [*story.facts(result), *_warned(run)], tuple(_cards(run)))
-    attainment = _kept(tables.attainment(result), tables.population(result))
+    attainment = _kept(tables.attainment(result), tables.population(result), tables.sessions(result))
     scale = chart_slo.by_scale([run])
     if scale is not None:
         yield Section("Attainment", [Row((scale, *attainment[:1])), *attainment[1:]])

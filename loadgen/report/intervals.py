@@ -93,7 +93,7 @@ def buckets(at: Columns, facts: ClassFacts, run: RunFacts, until: int, bucket: i
         ended=total(at.end[~np.isnan(at.end)]),
         counted=total(at.due[judged.counted & has_slo]),
         good=total(at.due[judged.good & has_slo]),
-        tokens=total(metrics.token_times(at)[0]),
+        tokens=total(metrics.delivery_times(at)),
         flying=in_flight(at.due, at.end, (0, number * bucket), block=bucket),
         ttft_mean=_mean(at.due, ttft, number, bucket),
         ttft_max=_most(at.due, ttft, number, bucket),

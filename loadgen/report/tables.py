@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from loadgen.measure.evaluate import Outcome
-    from loadgen.result import ClassResult, Result
+    from loadgen.result import ClassResult, Result, Sessions
 
 _BAD = ("error", "refused", "shed", "timeout", "cut")
 _KEY_METRICS = ("ttft", "tpot", "tbt", "max_gap", "e2e", "lag")
+_SESSION_QUANTILES = (0.5, 0.99)
 _TIMES = ("yield_time", "fill_time", "recovered")
 
 
@@ -37,6 +38,7 @@ def of_run(result: Result, checks: Sequence[Outcome] = ()) -> list[Table]:
         lambda: bad(result),
         lambda: attainment(result),
         lambda: population(result),
+        lambda: sessions(result),
         lambda: jobs(result),
         lambda: faults(result),
         lambda: steps(result),
@@ -150,6 +152,28 @@ def population(result: Result) -> Table:
             found = f"- (n>={told.needed:,})" if few else found
             rows.append((name, told.slo, found, show.yes(told.passed), show.count(told.count)))
     return Table("Promises for the whole class", ("class", "slo", "found", "kept", "n"), tuple(rows), left=2)
+
+
+def sessions(result: Result) -> Table:
+    """Live conversations of each class that has some."""
+    rows = []
+    for name, each in _present(result):
+        told = each.sessions
+        if told is not None:
+            late = f"{told.late:,} ({show.share(told.late / told.begun)})" if told.begun else show.UNKNOWN
+            mean = show.UNKNOWN if told.mean is None else show.change(told.mean)
+            rows.append((name, show.count(told.begun), late, show.count(told.failed), mean, *_lateness(told)))
+    qs = [f"p{q * 100:g}" for q in _SESSION_QUANTILES]
+    head = ("class", "begun", "late", "failed", "mean lateness", *qs)
+    note = "against a server that answers each turn just within the SLO; failed ones are late, and in no mean"
+    return Table("Sessions", head, tuple(rows), note=note)
+
+
+def _lateness(told: Sessions) -> Iterator[str]:
+    by_q = {found.q: found for found in told.quantiles}
+    for q in _SESSION_QUANTILES:
+        found = by_q.get(q)
+        yield show.quantile(found) if found is None or found.value is None else show.change(found.value)
 
 
 def jobs(result: Result) -> Table:

@@ -23,12 +23,16 @@ def collect(patterns: Sequence[str], to: Path) -> list[str]:
         if not paths:
             left.append(f"--collect {pattern}: no such file")
         for path in paths:
-            total += path.stat().st_size
-            if total > MOST_BYTES:
-                left.append(f"--collect {path}: more than {MOST_BYTES >> 20} MiB in all")
-                return left
-            to.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, _free(to, path.name))
+            try:
+                total += path.stat().st_size
+                if total > MOST_BYTES:
+                    left.append(f"--collect {path}: more than {MOST_BYTES >> 20} MiB in all")
+                    return left
+                to.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, _free(to, path.name))
+            except OSError as error:
+                # A log that rotates away must not cost the run its result.
+                left.append(f"--collect {path}: {error.strerror or error}")
     return left
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from loadgen.drive.clock import MonotonicClock
 from loadgen.drive.crew import Crew
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from loadgen.run.files import RunFolder
     from loadgen.run.prepare import Keys, Prepared
     from loadgen.run.stage import Stage
+    from loadgen.spec import Scenario
 
 _LEAD_NANOS: Final = 100_000_000
 """From "all are ready" to `t0`: the word must reach every load process before."""
@@ -55,6 +57,8 @@ class Conducted:
 
     started_micros: int = 0
     horizon: int = 0
+    stopped: int | None = None
+    """When somebody or `--abort` ended the issuing before its time."""
     spools: list[Path] = field(default_factory=list)
     meters: list[Meters] = field(default_factory=list)
     lost_processes: bool = False
@@ -95,11 +99,13 @@ async def conduct(
         crew.on_summary = feed
         run = _Run(prepared, folder, keys, crew, watch, view)
         await run.prepare(links)
+        scribe: AbstractAsyncContextManager[object] = nullcontext()
         if scribe_beside(prepared.scenario.scribe):
             keep = prepared.counting.count is not None or needs_outputs(prepared.scenario)
-            await stack.enter_async_context(LiveScribe(run.found.spools, keep_text=keep))
+            scribe = LiveScribe(run.found.spools, keep_text=keep)
         with _signals(run):
-            return await run.carry_out()
+            async with scribe:
+                return await run.carry_out()
 
 
 class _Run:
@@ -138,7 +144,7 @@ class _Run:
         self._jobs = JobRunner(inputs, endpoint, self._clock, self._prepared.plan.window, settings)
         if scenario.metrics_url is not None:
             found.scraper = Scraper(scenario.metrics_url, self._clock)
-        found.host = HostWatch(self._clock, scenario.target)
+        found.host = HostWatch(self._clock, server_url(scenario))
         await self._crew.prepare(self._orders, keys.api)
 
     def _on_fault(self, line: FaultLine) -> None:
@@ -190,6 +196,8 @@ class _Run:
         while work and not stop.done() and not over.done():
             await asyncio.wait({*work, stop, over}, return_when=asyncio.FIRST_COMPLETED)
             work = {each for each in work if not each.done()}
+        if stop.done() and not over.done():
+            self.found.stopped = self._clock.now()
         await _end(sent, stop, over)
         self._crew.stop()
 
@@ -214,7 +222,17 @@ class _Run:
             yield self.found.scraper.run()
         if self.found.host is not None:
             yield self.found.host.run()
+        yield self._abort()
         yield self._tick()
+
+    async def _abort(self) -> None:
+        """Apart from the view, which may be slow or fail."""
+        due = 0
+        while self.found.aborted is None:
+            await pause.until(self._clock, due)
+            self.found.aborted = self._watch.verdict()
+            due = max(due + _TICK_MICROS, self._clock.now())
+        self._stop.set()
 
     async def _tick(self) -> None:
         due = 0
@@ -224,11 +242,16 @@ class _Run:
             for job in self._jobs.progress() if self._jobs is not None else ():
                 self._view.state.feed_job(job.name, self._clock.now(), job.done)
             self._view.tick(self._clock.now())
-            held = self._watch.verdict()
-            if held is not None and self.found.aborted is None:
-                self.found.aborted = held
-                self._stop.set()
             due = max(due + _TICK_MICROS, self._clock.now())
+
+
+def server_url(scenario: Scenario) -> str:
+    """By whose port the server's processes are known: behind a proxy that is the target, by that of its upstream."""
+    address = urlsplit(scenario.target).netloc
+    for proxy in scenario.proxies:
+        if proxy.listen == address and not proxy.upstream.startswith("unix:"):
+            return f"http://{proxy.upstream}"
+    return scenario.target
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:
@@ -239,13 +262,17 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
 
 @contextmanager
 def _signals(run: _Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the run while it goes on."""
+    """Ctrl-C and SIGTERM go to the run while it goes on, and then to whom they went before: to the loop, which lets
+    results be written after the first one.
+    """
     loop = asyncio.get_running_loop()
     caught = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in caught}
     for each in caught:
         loop.add_signal_handler(each, run.interrupt)
     try:
         yield
     finally:
-        for each in caught:
+        for each, handler in before.items():
             loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)

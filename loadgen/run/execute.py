@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from loadgen.options import RunOptions
     from loadgen.record import Record
     from loadgen.run.conduct import Conducted
-    from loadgen.run.prepare import Prepared
+    from loadgen.run.prepare import Keys, Prepared
 
 RUNS: Final = Path("runs")
 _SCRATCH: Final = ("payload.bin", "index.npy")
@@ -77,25 +78,47 @@ async def _execute(options: RunOptions, stage: Stage, links: Mapping[str, Link])
     is_new = not path.exists()
     folder = RunFolder.create(path)
     try:
-        prepared = prepare(options.scenario, keys, folder.path, plan=stage.plan)
-        if stage.within_limits and not options.scenario.allow_lag:
-            check_limits(prepared.plan, processes(options.scenario.procs))
-    except LoadgenError:
-        if is_new:
+        prepared = _prepared(options, keys, folder, stage)
+        seen = await _conducted(prepared, folder, keys, options, stage, links)
+    except (LoadgenError, KeyboardInterrupt, asyncio.CancelledError):
+        if is_new and folder.is_unsent:
             shutil.rmtree(path, ignore_errors=True)  # nothing was sent, so there is nothing to look at
         raise
+    finally:
+        for name in _SCRATCH:
+            (folder.path / name).unlink(missing_ok=True)
+    return _judged(_cut_short(prepared, seen.stopped), folder, seen, stage)
+
+
+def _prepared(options: RunOptions, keys: Keys, folder: RunFolder, stage: Stage) -> Prepared:
+    prepared = prepare(options.scenario, keys, folder.path, plan=stage.plan)
+    if stage.within_limits and not options.scenario.allow_lag:
+        check_limits(prepared.plan, processes(options.scenario.procs))
     folder.write_scenario(to_toml(prepared.scenario))
     folder.write_facts(run_facts(prepared, horizon=prepared.plan.window[1], identity={}))
     if prepared.scenario.cache == "primed":
         stage.say(f"primed the cache with {prime(prepared, keys.api)} prefixes")
+    return prepared
+
+
+async def _conducted(
+    prepared: Prepared, folder: RunFolder, keys: Keys, options: RunOptions, stage: Stage, links: Mapping[str, Link]
+) -> Conducted:
     view = LiveView(options.ui, prepared.scenario, prepared.plan)
     try:
-        seen = await conduct(prepared, folder, keys, view, stage, links)
+        return await conduct(prepared, folder, keys, view, stage, links)
     finally:
         view.close()
-        for name in _SCRATCH:
-            (folder.path / name).unlink(missing_ok=True)
-    return _judged(prepared, folder, seen, stage)
+
+
+def _cut_short(prepared: Prepared, stopped: int | None) -> Prepared:
+    """Issuing ended at `stopped`: what was due later was never offered, so the window ends there."""
+    if stopped is None:
+        return prepared
+    begin, end = prepared.plan.window
+    window = (begin, max(begin, min(end, stopped)))
+    plan, sent = replace(prepared.plan, window=window), replace(prepared.sent, window=window)
+    return replace(prepared, plan=plan, sent=sent)
 
 
 def new_folder() -> Path:
@@ -201,10 +224,10 @@ def _facts(
     host = seen.host.meters(facts.window) if seen.host is not None else HostMeters()
     verdict = checks.gate(seen.meters, host, at, facts, experiment=stage.experiment)
     lengths = checks.prompt_lengths(records, checked=prepared.counting.checked, template=scenario.api == "chat")
-    slow, disturbed = list(verdict.invalid), list(verdict.disturbed)
+    gate, disturbed = list(verdict.invalid), list(verdict.disturbed)
     if scenario.allow_lag:
-        slow, disturbed = [], [*disturbed, *slow]
-    invalid = [*slow, *seen.invalid, *([lengths] if lengths else [])]
+        gate, disturbed = list(verdict.lasting), [*disturbed, *(each for each in gate if each not in verdict.lasting)]
+    invalid = [*gate, *seen.invalid, *([lengths] if lengths else [])]
     return msgspec.structs.replace(facts, invalid=tuple(invalid), disturbed=tuple(disturbed), quick=stage.quick)
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from loadgen import result as tree
 from loadgen import scenario as scenarios
+from loadgen.drive.spool import MAGIC
 from loadgen.errors import BadData, BadInput
 from loadgen.measure.columns import columns
 from loadgen.measure.facts import RunFacts
@@ -91,6 +92,9 @@ class RunFolder:
         try:
             for each in (folder.path, folder.hist, folder.jobs):
                 each.mkdir(parents=True, exist_ok=True)
+            # Of an incomplete run: what is parsed there already are another run's answers.
+            for stale in folder.path.glob(f"{folder.spool.name}.[0-9]*"):
+                stale.unlink()
         except OSError as error:
             raise BadInput("--out", "", str(path), f"cannot be made: {error.strerror or error}") from error
         return folder
@@ -99,6 +103,11 @@ class RunFolder:
     def complete(self) -> bool:
         """Whether the run came to its end and wrote all its files."""
         return self.result.is_file()
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether no load process has told of a request."""
+        return all(each.stat().st_size <= len(MAGIC) for each in self.path.glob(f"{self.spool.name}.[0-9]*"))
 
     def write_scenario(self, text: str) -> None:
         """As `scenario.to_toml` gives it."""

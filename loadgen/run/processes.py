@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_AUTO: Final = 4
 _LEAST_CONNECTIONS: Final = 8
+_OWN_FILES: Final = 64
+"""Of a load process, beside its connections."""
 MOST_CONNECTIONS: Final = 1_000
 """Opened before the run; servers refuse more from one address, and what is missing is opened on demand."""
 
@@ -61,12 +64,18 @@ def scribe_beside(asked: str | None) -> bool:
 
 
 def orders_for(prepared: Prepared, folder: RunFolder, procs: int) -> list[Orders]:
-    """One for each load process."""
+    """One for each load process.
+
+    Raises:
+        BadInput: more connections than a process may open.
+    """
     scenario, plan = prepared.scenario, prepared.sent
     parts = urlsplit(scenario.target)
     tls = parts.scheme == "https"
     slots = {spec.name: spec.arrivals.slots for spec in scenario.online if spec.arrivals.kind == "closed"}
     streams = {spec.name: spec.window for spec in scenario.offline if spec.submit == "stream"}
+    wanted = connections(plan, sum(slots.values()) + sum(streams.values()))
+    check_files(wanted, procs, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     base = Orders(
         host=parts.hostname or "",
         port=parts.port or (443 if tls else 80),
@@ -77,10 +86,21 @@ def orders_for(prepared: Prepared, folder: RunFolder, procs: int) -> list[Orders
         window=plan.window,
         spool=str(folder.spool),
         key_at=payload.key_at(scenario.api),
-        connections=connections(plan, sum(slots.values()) + sum(streams.values())),
+        connections=wanted,
     )
     end = scenario.warmup_micros + scenario.duration
     return divide(plan, base, procs, closed=slots, streams=streams, stop=end)
+
+
+def check_files(wanted: int, procs: int, most: int) -> None:
+    """Refuse what would run into the limit of open files, `most` of a process, in the middle of the run.
+
+    Raises:
+        BadInput: so many connections cannot be opened.
+    """
+    if most != resource.RLIM_INFINITY and wanted / procs + _OWN_FILES > most:
+        why = f"{wanted} connections may be wanted, and a process may open {most} files; ulimit -n, or more processes"
+        raise BadInput("--procs", "", str(procs), why)
 
 
 def connections(plan: Plan, slots: int) -> int:

@@ -116,12 +116,18 @@ def judged(kind: Kind, result: Result, watch: CpuWatch, own_seconds: float) -> S
     units = result.records if kind == "requests" else round(result.records * tokens / max(1, found.outcomes["ok"]))
     why, limited_by = _fault(result, watch)
     seconds = watch.seconds()
-    return Step(units, watch.share(), seconds, seconds + own_seconds, why, limited_by)
+    return Step(units, watch.share(_sending(result)), seconds, seconds + own_seconds, why, limited_by)
+
+
+def _sending(result: Result) -> float:
+    """Seconds in which something was due: planning and reading back must not thin out a share of a core."""
+    return result.window.end / 1e6
 
 
 def _fault(result: Result, watch: CpuWatch) -> tuple[str, LimitedBy]:
-    if watch.others_share() > MOST_MOCK_CPU:
-        return f"the mock used {watch.others_share():.0%} of a core, bound {MOST_MOCK_CPU:.0%}", "mock"
+    mock = watch.others_share(_sending(result))
+    if mock > MOST_MOCK_CPU:
+        return f"the mock used {mock:.0%} of a core, bound {MOST_MOCK_CPU:.0%}", "mock"
     if result.invalid:
         return result.invalid[0], "gate"
     found = result.classes["self"]

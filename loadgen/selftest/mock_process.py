@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -81,28 +80,26 @@ def _ticks(pid: int) -> int:
 
 
 class CpuWatch:
-    """Shares of a core from its beginning on, of the busiest of `load` and of `others`."""
+    """What `load` and `others` use from its beginning on."""
 
     def __init__(self, load: Iterable[int], others: Iterable[int] = ()) -> None:
         self._load, self._others = tuple(load), tuple(others)
-        self._began = time.monotonic()
         self._before = {pid: cpu_seconds([pid]) for pid in (*self._load, *self._others)}
 
     def seconds(self) -> float:
         """Of all of `load`."""
         return sum(self._used(pid) for pid in self._load)
 
-    def share(self) -> float:
-        """Of the busiest of `load`."""
-        return self._share(self._load)
+    def share(self, seconds: float) -> float:
+        """Of a core, by the busiest of `load`, if all was used in so many seconds."""
+        return self._share(self._load, seconds)
 
-    def others_share(self) -> float:
-        """Of the busiest of `others`."""
-        return self._share(self._others)
+    def others_share(self, seconds: float) -> float:
+        """The same of `others`."""
+        return self._share(self._others, seconds)
 
     def _used(self, pid: int) -> float:
         return cpu_seconds([pid]) - self._before[pid]
 
-    def _share(self, pids: tuple[int, ...]) -> float:
-        wall = max(1e-9, time.monotonic() - self._began)
-        return max((self._used(pid) for pid in pids), default=0.0) / wall
+    def _share(self, pids: tuple[int, ...], seconds: float) -> float:
+        return max((self._used(pid) for pid in pids), default=0.0) / max(1e-9, seconds)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from typing import Any
 
 import pytest
+from support.loadgen_mock import command
 
 from loadgen import cli
 from loadgen.cli_build import BUILDERS
@@ -21,6 +25,27 @@ def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in BUILDERS:
         assert cli.main([name, "--help"]) == 0
         assert f"usage: slackwater-loadgen {name}" in capsys.readouterr().out
+
+
+def test_a_reader_that_left_is_no_bug() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    try:
+        done = subprocess.run(command("help"), stdout=write, stderr=subprocess.PIPE, env=env, timeout=60, check=False)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(_: list[str]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/records.jsonl.gz.part")
+
+    monkeypatch.setattr(cli, "_main", full)
+    assert cli.main(["run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device: 'runs/x/records.jsonl.gz.part'" in line
 
 
 @pytest.mark.parametrize(

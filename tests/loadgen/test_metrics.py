@@ -73,6 +73,17 @@ def test_one_stall_is_in_max_gap_and_not_in_the_pool() -> None:
     assert _ms(metrics.max_gap(at)) == [2010]
 
 
+def test_tokens_whose_times_were_not_kept_came_all_the_same() -> None:
+    """`--tokens sample`: a rate of those with stamps alone would be too low by the share of the others."""
+    at = table(
+        streamed(1, 0, 5, 2, 3),
+        record(2, 0, [], first_micros=100 * MS, end=190, out_got=4, out_want=4, visible=0),
+        record(3, 0, [], first_micros=40 * MS, end=None, out_got=2, outcome="cut"),
+        record(4, 0, [], end=None, outcome="error"),
+    )
+    assert _ms(metrics.delivery_times(at)) == [5, 7, 9, 100, 130, 160, 190, 40, 40]
+
+
 def test_without_stamps_the_times_of_the_record_serve() -> None:
     at = table(record(1, 0, [], sent=5, first_micros=100 * MS, end=190, out_got=10, out_want=10, visible=0))
     assert _ms(metrics.ttft(at)) == [100]

@@ -90,12 +90,14 @@ def test_a_step_is_clean_only_if_the_gate_passed_and_all_came() -> None:
 
 def test_a_busy_mock_is_the_bottleneck_before_the_gate_is() -> None:
     class Busy(CpuWatch):
-        def others_share(self) -> float:
-            return 0.8
+        def _used(self, _: int) -> float:
+            return 48.0
 
     given = facts(classes={"self": ClassFacts()}, invalid=("send lag",))
-    step = judged("requests", summarise(_served(10), given), Busy([]), 0.0)
+    step = judged("requests", summarise(_served(10), given), Busy([0], [0]), 0.0)
+    # Of the 60 s in which requests were due, and not of what planning them took.
     assert (step.why, step.limited_by) == ("the mock used 80% of a core, bound 70%", "mock")
+    assert step.cpu == 0.8
 
 
 def test_a_step_asks_for_its_rate_in_requests_or_in_chunks(tmp_path: Path) -> None:
@@ -164,6 +166,6 @@ def test_a_mock_of_ones_own_comes_up_and_goes_away() -> None:
         assert Path(f"/proc/{mock.pid}").is_dir()
         assert mock.url.startswith("http://127.0.0.1:")
         watch = CpuWatch([mock.pid])
-        assert watch.share() >= 0
+        assert watch.share(1.0) >= 0
     assert not Path(f"/proc/{mock.pid}").is_dir()
     assert json.loads(limits.encode(found()))["version"] == 1

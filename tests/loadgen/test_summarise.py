@@ -84,6 +84,29 @@ def test_window_leaves_out_ramp_and_drain() -> None:
     assert chat.concurrency == pytest.approx(0.9, rel=0.02)
 
 
+def test_a_rate_of_tokens_needs_no_stamps() -> None:
+    bare = [msgspec.structs.replace(each, ts=[], k=[]) for each in _served()]
+    for made in (_served(), bare):
+        told = summarise(made, facts(classes=FIRM)).classes["chat"].tokens_per_s
+        assert told is not None
+        assert told.value == pytest.approx(50, rel=0.01)
+        assert _asked("chat.tokens_per_s>=45", made, facts(classes=FIRM)).holds
+    offline = {"chat": ClassFacts(online=False)}
+    told = summarise(bare, facts(classes=offline)).offline_tokens_per_s
+    assert told is not None
+    assert told.value == pytest.approx(50, rel=0.01)
+
+
+def test_cached_tokens_and_their_ideal_are_of_one_window() -> None:
+    known = {"chat": ClassFacts(ideal_cached_tokens=6_000)}
+    made = [streamed(each, 100.0 * each, max(2000 - 20 * each, 50), 10, 5, cached_tokens=8) for each in range(600)]
+    found = summarise(made, facts(warmup_auto=True, classes=known))
+    assert found.window.cut > 0
+    assert found.classes["chat"].tokens.cached_of_ideal == 0.8
+    part = summarise(made, with_window(facts(classes=known), (0, 20 * SECOND)))
+    assert (part.classes["chat"].tokens.cached, part.classes["chat"].tokens.cached_of_ideal) == (201 * 8, None)
+
+
 def test_a_default_run_says_what_it_cannot_claim() -> None:
     """Mistake 16."""
     found = summarise(_served(60, 1000.0), facts(warmup=0))
@@ -207,6 +230,17 @@ def test_interference_pairs_requests() -> None:
     assert harvest(1.0, None) is None
     with pytest.raises(ValueError, match="different plans"):
         interference(alone, table(*_served(every=99.0)), FIRM["chat"], (0, 60 * SECOND), (1, 1))
+
+
+def test_turns_that_wait_for_their_answers_are_pairs_though_they_are_due_at_other_times() -> None:
+    first = [streamed(0, 0, 50, 10, 5, session=0), streamed(1, 1_090, 50, 10, 5, session=0, turn=1)]
+    later = [streamed(0, 0, 90, 10, 5, session=0), streamed(1, 1_130, 50, 10, 5, session=0, turn=1)]
+    known = msgspec.structs.replace(FIRM["chat"], live=True)
+    found = interference(table(*first), table(*later), known, (0, 60 * SECOND), (90 * SECOND, 90 * SECOND))
+    assert found.pairs == 2
+    ttft = found.differences["ttft"]
+    assert ttft is not None
+    assert ttft.value == 20 * MS
 
 
 def test_no_records() -> None:

@@ -171,7 +171,10 @@ def _records(requests: Any, drawn: np.random.Generator, arm: str, setting: str) 
 
 
 def small_plan(**changes: Any) -> Plan:
-    return parse_plan({**TABLES, **changes}, "small")
+    tables = {**TABLES, **changes}
+    names = {arm["name"] for arm in tables["arm"]}
+    tables["quick_arms"] = [name for name in tables["quick_arms"] if name in names]
+    return parse_plan(tables, "small")
 
 
 def context(folder: Path, runner: FakeRunner, **given: Any) -> Context:

@@ -23,9 +23,7 @@ class Work:
         self._path, self._cls = path, cls
 
     def rows(self) -> Iterator[SourceRow]:
-        """See `Source`. Words by seed become text anew: a row's own segments are in `Plan`, which `workload.read`
-        gives.
-        """
+        """See `Source`. What waits in the plan, such as the items of a job, has no time."""
         for request in workload.read(self._path).requests:
             if self._cls is not None and request.cls != self._cls:
                 continue
@@ -36,4 +34,5 @@ class Work:
                 text=request.prompt.text,
                 session=None if request.session is None else str(request.session),
                 turn=request.turn,
+                prompt=request.prompt,
             )

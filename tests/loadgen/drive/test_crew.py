@@ -301,3 +301,14 @@ def test_burnt_cpu_makes_the_run_invalid() -> None:
     assert not judge([meters], HostMeters(), median_wire_ttft=300_000.0).invalid
     meters.send_lags, meters.cpu_share = [100], 0.71
     assert judge([meters], HostMeters(), median_wire_ttft=None).invalid == ["load process 0: 71% of a core, bound 70%"]
+
+
+def test_lag_may_be_excused_and_a_loss_may_not() -> None:
+    lost = Meters(1, died=True, trouble="no more sockets", dry=["loop"])
+    verdict = judge([Meters(0, cpu_share=0.9), lost], HostMeters(), median_wire_ttft=None)
+    assert len(verdict.invalid) == 4
+    assert verdict.lasting == [
+        "load process 1 died",
+        "load process 1 stopped: no more sockets",
+        "load process 1: loop ran out of planned requests",
+    ]

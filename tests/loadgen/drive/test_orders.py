@@ -37,7 +37,7 @@ def plan() -> Plan:
     requests[0] = replace(requests[0], cancel_after=3)
     requests[1] = replace(requests[1], slow_bytes_per_second=99)
     requests.sort(key=lambda each: (each.due, each.id))
-    jobs = [PlannedJob(f"job-{n}", "job", 100 * n if n < 2 else NOT_DUE, None, ()) for n in range(3)]
+    jobs = [PlannedJob(f"job-{n}", "job", 100 * n, None, ()) for n in range(3)]
     return Plan(1, requests, [*jobs, PlannedJob("night", "batch", 0, None, ())], (0, 2_000))
 
 
@@ -85,7 +85,7 @@ def test_lanes_sessions_and_what_single_requests_need(procs: int) -> None:
     assert sum(lane.slots for lane in loops) == 5
     assert {(lane.start, lane.stop) for lane in loops} == {(0, 2_000)}
     jobs = sorted((lane for each in orders for lane in each.lanes if lane.stop is None), key=lambda lane: lane.start)
-    assert [(lane.start, lane.slots, len(lane.places)) for lane in jobs] == [(-1, 2, 6), (0, 2, 6), (100, 2, 6)]
+    assert [(lane.start, lane.slots, len(lane.places)) for lane in jobs] == [(0, 2, 6), (100, 2, 6), (200, 2, 6)]
     for lane in jobs:
         assert [given.requests[place].item for place in lane.places] == list(range(6))
     talks = [talk for each in orders for talk in each.conversations]
@@ -95,6 +95,30 @@ def test_lanes_sessions_and_what_single_requests_need(procs: int) -> None:
         assert talk.thinks == [0, 7, 9]
     assert [number for each in orders for number in each.cancels.items()] == [(0, 3)]
     assert [number for each in orders for number in each.slows.items()] == [(1, 99)]
+
+
+@pytest.mark.parametrize("procs", [1, 2, 4])
+def test_a_closed_pool_is_never_empty_and_keeps_to_its_window(procs: int) -> None:
+    given = plan()
+    jobs = [job if job.name in ("job-0", "night") else replace(job, at=NOT_DUE) for job in given.jobs]
+    orders = divide(replace(given, jobs=jobs), base(), procs, streams={"job": 2}, stop=2_000)
+    lanes = [lane for each in orders for lane in each.lanes]
+    assert {(lane.start, lane.stop) for lane in lanes} == {(0, 2_000)}
+    assert sum(lane.slots for lane in lanes) == 2
+    asked = [given.requests[place] for lane in lanes for place in lane.places]
+    assert sorted((each.job, each.item) for each in asked) == [(f"job-{n}", k) for n in range(3) for k in range(6)]
+    for lane in lanes:
+        mine = [(given.requests[place].job, given.requests[place].item) for place in lane.places]
+        assert mine == sorted(mine)
+
+
+@pytest.mark.parametrize(("slots", "procs"), [(1, 3), (2, 3), (5, 3)])
+def test_a_closed_loop_has_all_of_its_requests_where_its_slots_are(slots: int, procs: int) -> None:
+    orders = divide(plan(), base(), procs, closed={"loop": slots}, stop=2_000)
+    lanes = [lane for each in orders for lane in each.lanes]
+    assert sum(lane.slots for lane in lanes) == slots
+    assert sum(len(lane.places) for lane in lanes) == 30
+    assert all(len(lane.places) == pytest.approx(30 * lane.slots / slots, abs=1) for lane in lanes)
 
 
 def test_orders_survive_the_pipe() -> None:

@@ -157,6 +157,28 @@ def test_when_the_host_has_no_sockets_left_it_is_said(monkeypatch: pytest.Monkey
     assert said == ["no more sockets: Too many open files"]
 
 
+def test_a_name_with_two_addresses_is_reached_by_the_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `localhost`, where a server listens on 127.0.0.1 alone: whoever comes first must not confuse the others."""
+
+    async def main() -> list[str]:
+        tries = iter(range(100))
+
+        async def create(_: object, address: str, *__: Any, **___: Any) -> None:
+            for _turn in range(next(tries) % 7):
+                await asyncio.sleep(0)
+            if address == "::1":
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+        pool = ConnectionPool(VirtualClock(), Target("localhost", 1))
+        pool._addresses = ["::1", "127.0.0.1"]
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create)
+        await asyncio.gather(*(pool._connect() for _ in range(16)))
+        assert pool.num_open == 16
+        return pool._addresses
+
+    assert asyncio.run(main()) == ["127.0.0.1", "::1"]
+
+
 def test_an_odd_failure_loses_no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> Exchange:
         async def odd(*_: Any, **__: Any) -> Any:

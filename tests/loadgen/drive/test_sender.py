@@ -192,6 +192,26 @@ def test_a_retry_that_never_came_leaves_one_record(tmp_path: Path) -> None:
     assert [(r.id, r.outcome, r.attempt, r.end_micros) for r in run.records] == [(0, "timeout", 0, 20 * MS)]
 
 
+def test_a_503_is_a_refusal_where_the_server_says_when_to_come_again(tmp_path: Path) -> None:
+    for headers, name in (((b"retry-after: 1",), "shed"), ((), "error")):
+        busy = answer(b"503 Busy", *headers)
+        run = in_memory(tmp_path, plan_of(planned([0])), lambda _, busy=busy: [(MS, busy)])
+        assert [record.outcome for record in run.records] == [name]
+        assert run.sender.tallies[0].ended == {name: 1}
+
+
+def test_a_retry_keeps_to_the_cap_of_its_class(tmp_path: Path) -> None:
+    """The second request has the one place when the first may be tried again."""
+    busy = [(MS, answer(b"503 Busy", b"retry-after-ms: 10"))]
+    script = lambda number: busy if number == 0 else stream([50 * MS])  # noqa: E731
+    run = in_memory(tmp_path, plan_of(planned([0, 5 * MS], out=1)), script, ClassRules(retry=True, inflight=1))
+    assert [at for at, _ in run.server.seen] == [0, 5 * MS, 55 * MS]
+    assert [(r.id, r.outcome, r.attempt, r.end_micros) for r in run.records] == [
+        (1, "ok", 0, 55 * MS),
+        (0, "ok", 1, 105 * MS),
+    ]
+
+
 def test_a_closed_loop_is_due_when_a_slot_is_free(tmp_path: Path) -> None:
     plan = plan_of(planned([NOT_DUE] * 10, out=1))
     lanes = lambda requests: [Lane(1_000, 2, requests, stop=1_600 * MS)]  # noqa: E731
@@ -215,18 +235,6 @@ def test_a_closed_loop_that_runs_dry_says_so(tmp_path: Path) -> None:
     run = in_memory(tmp_path, plan, half_second, lanes=lambda requests: [Lane(0, 2, requests)])
     assert not run.sender.dry, "a job's items are all there is to do"
     assert len(run.records) == 3
-
-
-def test_a_lane_may_wait_to_be_begun(tmp_path: Path) -> None:
-    plan = plan_of(planned([NOT_DUE], out=1))
-    run = in_memory(
-        tmp_path,
-        plan,
-        half_second,
-        lanes=lambda requests: [Lane(-1, 2, requests)],
-        during=[(7 * MS, lambda sender: sender.begin_lane(0))],
-    )
-    assert [(record.due_micros, record.outcome) for record in run.records] == [(7 * MS, "ok")]
 
 
 def test_slots_do_not_burn_the_plan_at_a_target_that_is_gone(tmp_path: Path) -> None:

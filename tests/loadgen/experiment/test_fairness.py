@@ -50,7 +50,7 @@ def test_what_is_fair() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"host": "other"}, "its runs are of different machines"),
+        ({"host": "other"}, "block b on other: A0 is missing"),
         ({"classes": {"chat": "c2"}}, "class chat was not the same plan in all arms"),
         ({"classes": {}}, "does not say what was planned"),
         ({"binaries": {"slackwater": "2"}}, "the program of fake changed between its runs"),
@@ -91,6 +91,28 @@ def test_unequal_probes() -> None:
     assert judged(seen("A0"), state=state) == ["arms were tuned with unequal numbers of probes: A4 3, A6 2"]
     state.probes["A6"] = probes(3)
     assert judged(seen("A0"), state=state) == []
+
+
+def test_an_arm_that_was_not_tuned_beside_one_that_was() -> None:
+    state = State(plan="small", plan_hash="", seed=1, probes={"A4": probes(3), "baseline": probes(1)})
+    runs, tunes = [seen("A0"), seen("A4"), seen("A6")], TABLES["tune"][:1]
+    assert judged(*runs, state=state, tune=tunes) == ["arms were tuned with unequal numbers of probes: A4 3, A6 0"]
+    like = [*TABLES["arm"][:2], {**TABLES["arm"][2], "knob": "chunk", "like": "A4"}]
+    assert judged(*runs, state=state, tune=tunes, arm=like) == []
+
+
+def test_a_baseline_that_nobody_may_be_held_against() -> None:
+    bad = [Probe(name="baseline", value="", folder="", status="invalid")]
+    state = State(plan="small", plan_hash="", seed=1, probes={"A4": probes(3), "A6": probes(3), "baseline": bad})
+    assert judged(seen("A0"), state=state) == ["A0 is INVALID on the tuning window, where all else is held against it"]
+
+
+def test_an_invalid_run_of_a_router_is_a_void_cell_and_no_reason_against_the_table() -> None:
+    assert judged(seen("A0"), seen("A6", status="invalid"), tables=["overhead"]) == []
+
+
+def test_two_machines_are_two_blocks() -> None:
+    assert judged(seen("A0"), seen("A4"), seen("A0", host="other"), seen("A4", host="other")) == []
 
 
 def test_windows_that_overlap() -> None:

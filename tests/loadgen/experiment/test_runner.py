@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
+from support.json_schema import broken
 from support.loadgen_experiment import TABLES, FakeRunner, Fuse, Killed, experiment, small_plan
 
 from loadgen.errors import BadInput
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _same_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tree may change under the tests."""
+    """The tree may change under the tests. Pages are large, and have tests of their own."""
     monkeypatch.setattr(host, "tree_hash", lambda _folders: "tree")
+    monkeypatch.setattr("loadgen.experiment.write.has_plotly", lambda: False)
 
 
 def finished(done: Experiment, folder: Path) -> tuple[list[dict[str, Any]], dict[str, str], str]:
@@ -251,5 +253,10 @@ def test_the_schema_is_committed_and_holds(tmp_path: Path) -> None:
     assert committed.read_text() == schema_text(states.schema())
     experiment(tmp_path, FakeRunner(tmp_path), small_plan(tune=[])).run()
     written = json.loads((tmp_path / "experiment.json").read_text())
-    assert sorted(written) == sorted(json.loads(committed.read_text())["$defs"]["State"]["properties"])
+    schema = json.loads(committed.read_text())
+    assert sorted(written) == sorted(schema["$defs"]["State"]["properties"])
+    assert list(broken(written, schema)) == []
+    written["runs"][0]["state"], written["runs"][1]["window"] = "gone", "0"
+    assert [why.partition(":")[0] for why in broken(written, schema)] == ["$.runs[0].state", "$.runs[1].window"]
+    written = json.loads((tmp_path / "experiment.json").read_text())
     assert msgspec.json.decode(json.dumps(written), type=states.State) == states.load(tmp_path)

@@ -113,6 +113,31 @@ def test_a_killed_runner_leaves_servers_that_the_next_one_ends(tmp_path: Path) -
     running.processes["server"].wait()
 
 
+def test_children_of_a_part_that_died_are_ended_too(tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(600)']"
+    code = f"import subprocess, sys; print('ready', flush=True); subprocess.run({sleeper})"
+    part = {"name": "a", "up": f'{{python}} -c "{code}"', "ready": "log:ready"}
+    asked = small_plan(server={"fake": {"part": [part], "ready": ""}}).servers["fake"]
+    running = server.start(asked, {}, folder)
+    pid = running.groups["a"]
+    while len(processes.group_members(pid)) < 2:
+        assert running.dead() == []
+    try:
+        running.processes["a"].kill()
+        running.processes["a"].wait()
+        assert processes.group_members(pid)
+        (other / server.PIDS).write_bytes((folder / server.PIDS).read_bytes())
+        assert server.reap(other) == [], "the group writes to the log of another folder"
+        assert processes.group_members(pid)
+        assert server.reap(folder) == ["a"]
+        assert processes.group_members(pid) == []
+    finally:
+        server._end_group(running.parts[0])
+
+
 def test_a_pid_that_was_given_anew_is_left_alone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
     try:
@@ -134,6 +159,22 @@ def test_prepare_is_done_once(tmp_path: Path) -> None:
     assert (tmp_path / "shared" / "made").read_text() == "x"
     with pytest.raises(server.ServerFailed, match="ended with 3"):
         server.prepare(made(prepare=['{python} -c "raise SystemExit(3)"']), {}, tmp_path / "shared")
+
+
+def test_prepare_that_never_ends(tmp_path: Path) -> None:
+    endless = made(prepare=['{python} -c "import time; time.sleep(60)"'], within="300ms")
+    with pytest.raises(server.ServerFailed, match="did not end within"):
+        server.prepare(endless, {}, tmp_path / "shared")
+
+
+def test_a_file_that_is_no_program(tmp_path: Path) -> None:
+    path = tmp_path / "broken"
+    path.write_bytes(b"\0")
+    path.chmod(0o755)
+    with pytest.raises(server.ServerFailed, match="Exec format error"):
+        server.start(made(up=str(path)), {}, tmp_path)
+    with pytest.raises(server.ServerFailed, match="Exec format error"):
+        server.prepare(made(prepare=[str(path)]), {}, tmp_path / "shared")
 
 
 def test_another_machine_is_refused(tmp_path: Path) -> None:

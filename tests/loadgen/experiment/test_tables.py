@@ -80,6 +80,18 @@ def test_a_tolerance_broken_on_one_test_window_is_a_violation_without_throughput
     assert (found["held"], found["offline_tokens_per_s"], found["worst_over_baseline"]) == ("no", "violation", "1.21")
 
 
+def test_a_tolerance_is_not_known_to_hold_where_a_block_has_no_figure() -> None:
+    runs = [each for each in on_test_windows(110.0) if (each.knob, each.window) != ("20ms", 1)]
+    runs.append(run("A6", 1, "20ms", chat__mean__tbt=None, offline__tokens_per_s=500.0))
+    found = rows(studies.tolerance_table(tuned(), runs, "A0", "chat", (0.2,)), metric=MEAN)[0]
+    assert (found["knob"], found["held"], found["blocks"], found["offline_tokens_per_s"]) == (
+        "20ms",
+        "not known",
+        "2",
+        "-",
+    )
+
+
 def test_frontier_and_its_ceiling() -> None:
     runs = [run("A0", 0, chat__tokens_per_s=25.0, total__tokens_per_s=25.0, chat__mean__tbt=10.0)]
     runs.append(run("A1", 0, "512", offline__tokens_per_s=100.0, total__tokens_per_s=100.0))
@@ -118,7 +130,7 @@ def test_what_a_router_adds() -> None:
         **overhead.machine_figures(used),
         "chat.p50.e2e": 900.0,
         "chat.p99.e2e": 4_000.0,
-        "chat.requests": 10_000.0,
+        "chat.requests": 8_000.0,
     }
     own = {"quickack.plain": 0.4, "quickack.quickack": 0.4}
     runs = [
@@ -136,8 +148,10 @@ def test_what_a_router_adds() -> None:
 def test_cells_that_are_void() -> None:
     bound = run("peer", 0, mock__cores=0.8)
     assert rows(overhead.overhead_table([bound], "direct", "chat", {}))[0]["void"] == "mock-bound"
-    slow = run("peer", 0, status="invalid", mock__cores=0.1)
-    assert rows(overhead.overhead_table([slow], "direct", "chat", {}))[0]["void"] == "client-bound"
+    own = run("direct", 0, chat__p50__e2e=400.0)
+    slow = run("peer", 0, status="invalid", mock__cores=0.1, chat__p50__e2e=900.0)
+    found = rows(overhead.overhead_table([own, slow], "direct", "chat", {}), arm="peer")[0]
+    assert (found["void"], found["added_p50_ms_median"]) == ("client-bound", "-")
 
 
 @pytest.mark.parametrize(
@@ -180,4 +194,6 @@ def test_cache_and_failover() -> None:
         "1",
         "500",
     )
+    unknown = rows(routing.failover_table([run("kills", 0, chat__requests=10)], "chat"))[0]
+    assert unknown["worst_gap_ms"] == "-"
     assert routing.wrong_texts({1: "a", 2: "b", 3: "c"}, {1: "a", 2: "x", 4: "d"}) == (2, 1)

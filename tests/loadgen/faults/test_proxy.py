@@ -12,7 +12,7 @@ from support.inject import PASS, FaultNotSeen, Mode, Net, injected
 from support.inject.rig import SHORT, Echo, clock, connect, echo_behind, hang_up, talk
 
 from loadgen.errors import BadInput, Unreachable
-from loadgen.faults import pipe
+from loadgen.faults import pipe, procfs
 from loadgen.faults.link_proxy import LinkProxy
 from loadgen.faults.proxy import ProxyProcess, start_links
 from loadgen.spec import ProxySpec
@@ -418,6 +418,25 @@ def test_of_several_processes_all_start_or_none() -> None:
             specs = [ProxySpec("a", "127.0.0.1:0", proxy.address), ProxySpec("b", proxy.address, proxy.address)]
             with pytest.raises(BadInput, match="--proxy: b="):
                 await start_links(specs)
+
+    asyncio.run(main())
+
+
+def test_a_process_that_says_nothing_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        process = ProxyProcess(ProxySpec("a", "127.0.0.1:0", "127.0.0.1:1"))
+        pids: list[int | None] = []
+
+        async def silent() -> None:
+            pids.append(process.pid)
+            raise Unreachable("proxy a", "its process says nothing")
+
+        monkeypatch.setattr(process, "_hear", silent)
+        with pytest.raises(Unreachable, match="says nothing"):
+            await process.start()
+        assert process.pid is None
+        assert pids[0] is not None
+        assert procfs.identity(pids[0]) is None
 
     asyncio.run(main())
 

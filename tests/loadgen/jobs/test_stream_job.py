@@ -66,6 +66,13 @@ def test_wrong_lengths_and_repeated_items_are_violations() -> None:
     ]
 
 
+def test_two_answers_to_one_item_of_which_one_has_no_usage() -> None:
+    asked = rig.scenario(1, submit="stream")
+    twice = [item(0, 500.0), msgspec.structs.replace(item(0, 600.0), in_got=None)]
+    [report] = stream_reports(asked, rig.planned(asked), twice, END)
+    assert (report.facts.repeated, [each.item for each in report.items]) == (1, [0, 0])
+
+
 def test_jobs_that_never_began_are_left_out() -> None:
     asked = rig.scenario(2, submit="stream", at=50 * SECOND)
     assert stream_reports(asked, rig.planned(asked), [], 40 * SECOND) == []

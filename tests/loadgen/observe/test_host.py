@@ -133,6 +133,18 @@ def test_a_server_that_starts_anew_is_found_again(proc: Proc) -> None:
     assert [(row.server_cpu, row.foreign_cpu) for row in seen.rows] == [(0.0, 0.0), (1.0, 0.0)]
 
 
+def test_a_server_that_is_never_found_is_looked_for_less_often(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look means to read every open file of the host, on the loop that has faults to inject in time."""
+    clock = VirtualClock()
+    seen = watch(proc, clock, "http://127.0.0.1:8001")
+    searches: list[int] = []
+    monkeypatch.setattr(procfs, "listeners", lambda *_: searches.append(clock.now() // S) or set())
+    for second in range(1, 121):
+        clock.run_until(second * S)
+        seen.once()
+    assert searches == [1, 2, 4, 8, 16, 32, 63, 94]
+
+
 def test_named_pids_belong_to_the_server(proc: Proc) -> None:
     clock = VirtualClock()
     seen = HostWatch(clock, "http://127.0.0.1:8000", proc=proc.root, own=10, related=lambda: [30])

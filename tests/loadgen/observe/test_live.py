@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from dataclasses import replace
@@ -285,12 +286,17 @@ def test_none_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class _Gone(io.StringIO):
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
     def write(self, _: str) -> int:
-        raise BrokenPipeError
+        raise self._error
 
 
-def test_a_reader_that_left_ends_no_run() -> None:
-    view = LiveView("json", scenario(), plan(), out=_Gone())
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.ENOSPC, "no space")])
+def test_a_reader_that_left_ends_no_run(error: OSError) -> None:
+    view = LiveView("json", scenario(), plan(), out=_Gone(error))
     view.tick(0)
     view.tick(2 * S)
 

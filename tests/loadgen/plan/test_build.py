@@ -101,6 +101,49 @@ def test_slices_hold_all_and_keep_sessions(processes: int) -> None:
     assert max(loads) - min(loads) <= largest_group
 
 
+def test_a_plan_of_our_own_is_sent_again_with_all_that_it_shares(tmp_path: Path) -> None:
+    prefix = PrefixSpec("tree", depth=3, fanout=8, block=16, zipf=1.1)
+    first = build(scenario(chat(prefix=prefix)), NOWHERE)
+    workload.write(first, tmp_path / "w.jsonl.gz")
+    again = chat(arrivals=Arrivals("trace"), source=SourceSpec("work", (str(tmp_path / "w.jsonl.gz"),)))
+    sent = build(scenario(again, seed=8), NOWHERE)
+    assert [(r.due, r.prompt, r.out) for r in sent.requests] == [(r.due, r.prompt, r.out) for r in first.requests]
+    assert sent.realised["chat.ideal_hits"] == first.realised["chat.ideal_hits"] > 0
+    longer = build(scenario(replace(again, transforms=Transforms(length=2.0))), NOWHERE)
+    assert [r.prompt.tokens for r in longer.requests] == [2 * (r.prompt.tokens or 0) for r in first.requests]
+    twice = build(scenario(replace(again, transforms=Transforms(repeat=2))), NOWHERE)
+    assert len({r.prompt for r in twice.requests}) == len(twice.requests) > len(first.requests)
+
+
+def test_what_has_no_time_cannot_follow_a_trace(tmp_path: Path) -> None:
+    """Else all items of a job would be due at once, at t0."""
+    workload.write(build(EVERYTHING, NOWHERE), tmp_path / "w.jsonl.gz")
+    source = SourceSpec("work", (str(tmp_path / "w.jsonl.gz"),))
+    with pytest.raises(BadInput, match="without a time"):
+        build(scenario(chat(arrivals=Arrivals("trace"), source=source)), NOWHERE)
+    one = replace(source, options={"class": "chat"})
+    sent = build(scenario(chat(arrivals=Arrivals("trace"), source=one)), NOWHERE)
+    assert len(sent.requests) == sum(r.cls == "chat" for r in build(EVERYTHING, NOWHERE).requests)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arrivals": Arrivals("closed", slots=2)},
+        {"arrivals": Arrivals("trace"), "session": SessionSpec(0, 0, None, "live")},
+    ],
+)
+def test_prompts_with_their_history_do_not_get_it_twice(tmp_path: Path, changes: dict[str, object]) -> None:
+    """An agent's later prompts begin with its earlier ones: a turn that waited would be sent with them before it."""
+    calls = [{"timestamp": at, "input": "a" * at, "output": "b", "session_id": "s"} for at in (1, 2)]
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(b"\n".join(msgspec.json.encode(call) for call in calls))
+    spec = chat(source=SourceSpec("agent", (str(path),)), arrivals=Arrivals("trace"))
+    assert [request.turn for request in build(scenario(spec), NOWHERE).requests] == [0, 1]
+    with pytest.raises(BadInput, match="in its prompts already"):
+        build(scenario(replace(spec, **changes)), NOWHERE)
+
+
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     plan = build(EVERYTHING, NOWHERE)
     workload.write(plan, tmp_path / "a.jsonl.gz")

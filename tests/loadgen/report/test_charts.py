@@ -179,6 +179,19 @@ def test_ratios_of_blocks() -> None:
     chart = chart_pairs.ratios("Compared", {"chat.p99.ttft": found})
     assert chart.data[0]["x"] == list(found.ratios)
     assert chart.data[1]["x"] == [pytest.approx(1.1)]
+    spread = chart_pairs.ratios("Compared", {"chat.p99.ttft": paired.compare(a, a * rng.uniform(1.0, 1.2, 6))})
+    assert spread.data[1]["error_x"]["array"][0] > 0
+
+
+def test_few_blocks_have_no_interval_that_would_be_read_as_a_claim() -> None:
+    found = paired.compare(np.array([1.0, 2.0, 3.0]), np.array([1.1, 2.4, 3.2]))
+    assert found.mean.high is not None
+    chart = chart_pairs.ratios("Compared", {"chat.p99.ttft": found}, over="arm over A0")
+    bars = chart.data[1]["error_x"]
+    assert (bars["array"], bars["arrayminus"]) == ([0], [0])
+    assert "p =" not in chart.data[1]["hovertemplate"]
+    assert chart.layout["yaxis"]["automargin"], "names of any length have room"
+    assert chart.layout["xaxis"]["title"]["text"] == "ratio, arm over A0"
 
 
 def test_text_of_a_server_is_no_markup() -> None:

@@ -14,6 +14,7 @@ from loadgen.measure.summarise import summarise
 from loadgen.plan.model import Plan, PlannedJob, PlannedRequest, Prompt, Segment
 from loadgen.report import markdown, show, tables
 from loadgen.report.text import plan_summary, summary
+from loadgen.result import Quantile, Sessions
 from loadgen.spec import SloTerm
 
 if TYPE_CHECKING:
@@ -178,3 +179,21 @@ def test_a_plan_before_it_is_sent() -> None:
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
     assert rows["chat"] == ["6", "1.00/s", "-", "240", "60"]
     assert rows["eval"] == ["eval", "0.0", "s", "1", "60.0", "s"]
+
+
+def test_live_sessions_have_a_table() -> None:
+    result = _result()
+    assert tables.sessions(result).rows == ()
+    told = Sessions(
+        begun=20,
+        failed=1,
+        late=5,
+        mean=-1_500_000.0,
+        quantiles=[Quantile(0.5, 2_000_000.0, None, None, 19, 1), Quantile(0.99, None, None, None, 19, 299)],
+    )
+    classes = {"chat": msgspec.structs.replace(result.classes["chat"], sessions=told)}
+    made = tables.sessions(msgspec.structs.replace(result, classes=classes))
+    assert made.rows == (("chat", "20", "5 (25.0 %)", "1", "-1.50 s", "+2.00 s", "- (n>=299)"),)
+    assert "against a server that answers each turn just within the SLO" in summary(
+        msgspec.structs.replace(result, classes=classes)
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
+import shutil
 import socket
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,7 @@ from loadgen.run.discover import Target, discover
 from loadgen.run.facts import curve_agrees, steps
 from loadgen.run.prepare import check_fits
 from loadgen.run.prime import shared_prefixes
-from loadgen.run.processes import connections, processes
+from loadgen.run.processes import check_files, connections, processes
 from loadgen.run.server import Server
 from loadgen.spec import Arrivals, Scenario
 
@@ -154,6 +157,14 @@ def test_as_many_connections_as_may_be_wanted() -> None:
     assert 1 <= processes(None) <= 4
 
 
+def test_more_connections_than_files_end_it_before_it_begins() -> None:
+    check_files(900, 1, 1_024)
+    check_files(1_800, 2, 1_024)
+    check_files(10**6, 1, resource.RLIM_INFINITY)
+    with pytest.raises(BadInput, match="1800 connections may be wanted, and a process may open 1024 files"):
+        check_files(1_800, 1, 1_024)
+
+
 def test_files_are_collected_and_what_is_missing_is_said(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -161,3 +172,14 @@ def test_files_are_collected_and_what_is_missing_is_said(tmp_path: Path) -> None
     left = collect([str(tmp_path / "*/steps.jsonl"), str(tmp_path / "none")], tmp_path / "kept")
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["2-steps.jsonl", "steps.jsonl"]
     assert left == [f"--collect {tmp_path / 'none'}: no such file"]
+
+
+def test_a_file_that_goes_away_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("x")
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(shutil, "copyfile", gone)
+    left = collect([str(tmp_path / "log")], tmp_path / "kept")
+    assert left == [f"--collect {tmp_path / 'log'}: No such file or directory"]

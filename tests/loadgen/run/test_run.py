@@ -131,18 +131,21 @@ def test_beyond_this_hosts_limits_nothing_is_sent(
     assert run(canned, tmp_path / "run", *SHORT, "--online", CHAT).code == 0
 
 
+def most_at_once(records: list[Record]) -> int:
+    times = [(each.sent_micros or 0, 1) for each in records] + [(each.end_micros or 0, -1) for each in records]
+    most = now = 0
+    for _, change in sorted(times):
+        now += change
+        most = max(most, now)
+    return most
+
+
 def test_two_thousand_at_once(tmp_path: Path) -> None:
     """No limit hides in the client: what is due is sent, whatever is still open."""
     online = "name=chat,arrivals=const:1000/s,in=fixed:4,out=fixed:2"
     with mock("--shape", "paced:2@2500ms") as server:
         found = run(server, tmp_path / "run", "--duration", "2s", "--drain", "10s", *QUIET, "--online", online)
-    times = [(each.sent_micros or 0, 1) for each in found.records]
-    times += [(each.end_micros or 0, -1) for each in found.records]
-    most = now = 0
-    for _, change in sorted(times):
-        now += change
-        most = max(most, now)
-    assert most >= 1_900
+    assert most_at_once(found.records) >= 1_900
     assert found.result.classes["chat"].outcomes["ok"] == 2_000
 
 
@@ -186,6 +189,19 @@ def test_a_job_beside_the_stream(canned: Mock, tmp_path: Path) -> None:
     assert found.code == 0, (found.out, found.err)
     jobs = found.result.jobs
     assert [(jobs[name].items, jobs[name].completed) for name in ("eval", "bulk")] == [(30, 30), (10, 10)]
+
+
+def test_a_closed_pool_of_direct_requests_keeps_to_its_window_and_says_when_it_ran_dry(
+    canned: Mock, tmp_path: Path
+) -> None:
+    bulk = "name=bulk,source=synth,in=fixed:8,out=fixed:4,submit=stream,pool=closed"
+    with mock("--shape", "paced:4@50ms") as server:
+        found = run(server, tmp_path / "run", *SHORT, "--offline", f"{bulk},items=50,window=4")
+    assert found.code == 0, (found.out, found.err)
+    assert most_at_once(found.records) == 4
+    dry = run(canned, tmp_path / "dry", *SHORT, "--offline", f"{bulk},items=1,window=4")
+    assert (dry.code, len(dry.records)) == (4, 32)
+    assert "bulk ran out of planned requests" in dry.out
 
 
 def test_a_fault_that_did_nothing_makes_the_run_invalid(canned: Mock, tmp_path: Path) -> None:
@@ -253,9 +269,17 @@ def test_ctrl_c_ends_it_with_its_results(tmp_path: Path, times: int) -> None:
             process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in err) == (130, False), err
-    result = RunFolder(tmp_path / "run").load_result()
+    folder = RunFolder(tmp_path / "run")
+    result, chat = folder.load_result(), folder.load_result().classes["chat"]
     assert result.interrupted
-    assert sum(result.classes["chat"].outcomes.values()) == result.classes["chat"].planned
+    assert result.records == chat.planned == 1_200
+    # What was due after it was never offered, so that no rate counts it and none is spread over it.
+    assert result.window.end < 59 * 1_000_000
+    assert sum(chat.outcomes.values()) == chat.offered < 1_200
+    late = [each for each in folder.read_records() if each.due_micros > result.window.end]
+    assert len(late) == 1_200 - chat.offered
+    # One may have gone out before the word reached the load process.
+    assert sum(each.sent_micros is not None for each in late) <= 1
 
 
 def _sent(told: dict[str, Any]) -> int:
