@@ -73,7 +73,7 @@ class Transport:
     def write(self, data: bytes | memoryview) -> None:
         for after, piece in self._server.asked(bytes(data)):
             self._number += 1
-            heapq.heappush(self._heap, (self._server.clock.now() + after, self._number, piece))  # type: ignore[misc]
+            heapq.heappush(self._heap, (self._server.clock.now() + after, self._number, piece))
         self._arm()
 
     def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:

@@ -53,6 +53,7 @@ def hold(server: MockServer, after: int) -> None:
     """Items of batches beyond the first `after` never end, so that a job stays open however slow this machine is."""
     app = server.app
     assert app is not None
+    run = app.execute
 
     class Held:
         count = 0
@@ -61,7 +62,7 @@ def hold(server: MockServer, after: int) -> None:
             self, endpoint: str, body: dict[str, Any], done: Callable[[int, dict[str, Any]], None]
         ) -> Callable[[], None]:
             self.count += 1
-            return app.execute(endpoint, body, done) if self.count <= after else lambda: None
+            return run(endpoint, body, done) if self.count <= after else lambda: None
 
     app._batches._executor = Held()
 
