@@ -45,8 +45,10 @@ def test_every_command_line_of_the_guide(tmp_path: Path, addresses: dict[str, st
         for written, real in addresses.items():
             block = block.replace(written, real)
         env = {**os.environ, "SLACKWATER_DATA": str(data)}
+        # The arms of experiments are not in the wheel: those lines are typed in a checkout, as the guide says.
+        folder = ROOT if "loadgen experiment" in block else tmp_path
         done = subprocess.run(
-            ["bash", "-c", program + block], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+            ["bash", "-c", program + block], cwd=folder, env=env, capture_output=True, text=True, check=False
         )
         clean = done.returncode == 0 and "Traceback" not in done.stderr
         return "" if clean else f"{block}\n{done.returncode}: {done.stdout[-600:]}\n{done.stderr[-600:]}"
