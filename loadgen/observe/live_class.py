@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from loadgen.drive.summary import ClassTally
@@ -32,6 +34,21 @@ class Totals:
     in_flight: int
     ended: dict[str, int]
     marks: int
+
+    @classmethod
+    def of(cls, parts: Iterable[ClassTally | Totals]) -> Totals:
+        """All of them together, whether of processes or of classes."""
+        every = list(parts)
+        ended: Counter[str] = Counter()
+        for each in every:
+            ended.update(each.ended)
+        return cls(
+            due=sum(each.due for each in every),
+            sent=sum(each.sent for each in every),
+            in_flight=sum(each.in_flight for each in every),
+            ended=dict(ended),
+            marks=sum(each.marks for each in every),
+        )
 
     @property
     def bad(self) -> int:
@@ -102,18 +119,7 @@ class LiveClass:
 
     def totals(self) -> Totals:
         """Over all processes."""
-        tallies = list(self._latest.values())
-        ended: dict[str, int] = {}
-        for tally in tallies:
-            for name, count in tally.ended.items():
-                ended[name] = ended.get(name, 0) + count
-        return Totals(
-            due=sum(tally.due for tally in tallies),
-            sent=sum(tally.sent for tally in tallies),
-            in_flight=sum(tally.in_flight for tally in tallies),
-            ended=ended,
-            marks=sum(tally.marks for tally in tallies),
-        )
+        return Totals.of(self._latest.values())
 
     def rates(self) -> tuple[float | None, float | None]:
         """Offered and ended requests a second, over about the last 5 s."""

@@ -179,18 +179,7 @@ class LiveState:
 
     def totals(self, *, online: bool | None = None) -> Totals:
         """Exact counts over all classes, or over those of one kind."""
-        found = [each.totals() for each in self.classes.values() if online in (None, each.plan.online)]
-        ended: dict[str, int] = {}
-        for each in found:
-            for name, count in each.ended.items():
-                ended[name] = ended.get(name, 0) + count
-        return Totals(
-            due=sum(each.due for each in found),
-            sent=sum(each.sent for each in found),
-            in_flight=sum(each.in_flight for each in found),
-            ended=ended,
-            marks=sum(each.marks for each in found),
-        )
+        return Totals.of(each.totals() for each in self.classes.values() if online in (None, each.plan.online))
 
     def phase(self, now: int) -> tuple[Phase, int]:
         """The phase, and microseconds left in it at most."""
